@@ -1,0 +1,45 @@
+"""Node and Pool: where a job may go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+from adapters.accelerator import Origin, Source
+
+NodeId = NewType("NodeId", str)
+PoolId = NewType("PoolId", str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Nodes of one provider, site, backend, model and price list.
+
+    origin is the register's verdict at snapshot time, carried so that `origin: domestic` requests can match.
+    memory_bytes: per device, from the catalogue; None when unknown (then a memory demand does not match).
+    """
+
+    id: PoolId
+    provider: str
+    site: str
+    region: str
+    backend: str
+    vendor: str
+    model: str
+    origin: Origin
+    memory_bytes: int | None
+    price_fen_per_device_hour: int
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A host. devices: uuids in index order. schedulable: false while cordoned, drained or silent."""
+
+    id: NodeId
+    pool: PoolId
+    devices: tuple[str, ...]
+    cpu_milli: int | None = None
+    memory_bytes: int | None = None
+    rack: str | None = None
+    schedulable: bool = True

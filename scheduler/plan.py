@@ -1,0 +1,100 @@
+"""Plan: what to do about a snapshot, each decision with its reason. A value: print, store, diff, replay, refuse it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from scheduler.job import FirmId, JobId
+from scheduler.lease import LeaseId, Placement
+
+
+class PendingKind(enum.StrEnum):
+    """Why a job waits: it can never run as asked; somebody must act; devices must free up; not looked at yet."""
+
+    NEVER = "never"
+    POLICY = "policy"
+    WAIT = "wait"
+    NOT_EVALUATED = "not_evaluated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCount:
+    """`n` of `m` nodes are out for `code`; until: when the first of them may free up, None if unknown."""
+
+    code: str
+    n: int
+    m: int
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """What would help: ACCEPT_MODEL, LOWER_COUNT, RAISE_MAX_NET_COST, WAIT … with the facts the text needs."""
+
+    code: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """The pending record of design.md §3. needed/available count devices in `scope`; position: 1 = next in line."""
+
+    code: str
+    kind: PendingKind
+    scope: str
+    needed: int | None = None
+    available: int | None = None
+    n_of_m: tuple[NodeCount, ...] = ()
+    since: datetime | None = None
+    next_evaluation: datetime | None = None
+    earliest_start: datetime | None = None
+    position: int | None = None
+    remedies: tuple[Remedy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One pool a job could start in now, with what time_limit would cost there.
+
+    gross_fen: price over the whole gang and time limit; net_fen: gross less what the voucher would draw within its room.
+    """
+
+    alternative: int
+    pool: str
+    model: str
+    gross_fen: int
+    net_fen: int
+    hold_fen: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Start this job there. chosen: the winning candidate; rejected: the others that also fitted, best first."""
+
+    job: JobId
+    firm: FirmId
+    lease: LeaseId
+    placement: Placement
+    chosen: Candidate
+    rejected: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    job: JobId
+    pending: Pending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """launches in the order they were decided, waits in queue order; every waiting job is in exactly one of them."""
+
+    based_on: int
+    now: datetime
+    policy: str
+    launches: tuple[Launch, ...] = ()
+    waits: tuple[Wait, ...] = ()
