@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from scheduler.job import FirmId
+from adapters.accelerator import Origin
+from scheduler.job import FirmId, JobId
 from scheduler.lease import Lease, LeaseId, Observation
 from scheduler.node import Pool
 from scheduler.refusal import Refusal
 from scheduler.snapshot import Terms
-from scheduler.usage import UsageRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,22 @@ class Held:
 
 
 class Budget(Protocol):
-    """May this lease spend? Implemented by metering; `tx` is the open transaction of the caller's store."""
+    """May this lease spend, and what would it cost? Implemented by metering; `tx` is the caller's open transaction."""
 
-    def hold(self, tx: Any, lease: Lease, now: datetime) -> Held | Refusal: ...
+    def hold(self, tx: Any, lease: Lease, now: datetime) -> Held | Refusal:
+        """Reserve the voucher money a lease may draw, one hold per local year its time limit touches."""
 
-    def charge(self, tx: Any, usage: Sequence[UsageRecord], now: datetime, *, final: bool) -> None:
-        """Settle what a lease used so far (final: and release what is left of its hold), in `tx`."""
+    def charge(self, tx: Any, job: JobId, now: datetime, *, final: bool) -> None:
+        """Settle what a job's usage records say so far; final: and release what is left of its holds."""
 
-    def terms(self, tx: Any, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]: ...
+    def terms(self, tx: Any, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
+        """Price, voucher rate and room of every firm in every pool."""
+
+    def origin(self, vendor: str, model: str, now: datetime) -> Origin:
+        """What the dated register says of a model; undetermined where it says nothing."""
+
+    def sweep(self, tx: Any, now: datetime) -> int:
+        """Expire holds whose time is over and whose lease is gone; returns how many."""
 
 
 class Backend(Protocol):

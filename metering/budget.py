@@ -1,0 +1,259 @@
+"""Budget: the scheduler's money questions, answered from facts, parameters and the ledger.
+
+Holds and charges both go through one `yisuan settle` case, so what is held, what is billed and what an auditor
+recomputes offline are the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from adapters.accelerator import Origin, Source
+from adapters.chain import timestamp
+from metering import posting, store
+from metering.case import settle_document
+from metering.facts import Interval, holds_at
+from metering.ledger import Code, Phase, Transfer, firm_room, firm_spent, pool_room, pool_spent
+from metering.parameters import OriginRegister, Policy, Registry
+from metering.rule import Rule
+from metering.schema import holds
+from scheduler.clock import to_ms
+from scheduler.job import FirmId, JobId
+from scheduler.lease import Lease
+from scheduler.node import Pool
+from scheduler.ports import Held
+from scheduler.refusal import Refusal
+from scheduler.schema import jobs, leases, pools
+from scheduler.snapshot import Terms
+
+HOLD_GRACE = timedelta(hours=1)  # after the time limit: start-up, stop grace and a loop that was down
+
+
+class VoucherBudget:
+    """scheduler.ports.Budget over the compute voucher (clause 2.1.1)."""
+
+    def __init__(self, registry: Registry, rules: Sequence[Rule], register: OriginRegister, policy: str) -> None:
+        self.registry = registry
+        self.rules = tuple(rules)
+        self.register = register
+        self.policy: Policy = registry.policy(policy)
+
+    def origin(self, vendor: str, model: str, now: datetime) -> Origin:
+        """The register's verdict; undetermined where it has no row in force."""
+        return self.register.origin(vendor, model, now)[0]
+
+    def terms(self, tx: Connection, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
+        """Price, rate and tightest room of each firm in each pool at `now`; λ is 0 until it is computed (see schema)."""
+        found = []
+        sites = {site: store.eligible_intervals(tx, "site", site) for site in {pool.site for pool in pools}}
+        year = now.astimezone(self.policy.zone).year
+        for firm in firms:
+            may_draw = holds_at(self._eligible(tx, firm, "auto"), now) and self.policy.in_force_at(now)
+            rooms = store.rooms(tx, firm)
+            room = min(rooms["firm"].get(year, 0), rooms["pool"].get(year, 0))
+            for pool in pools:
+                draws = may_draw and holds_at(sites[pool.site], now)
+                found.append(
+                    Terms(
+                        firm=firm,
+                        pool=pool.id,
+                        price_fen_per_device_hour=pool.price_fen_per_device_hour,
+                        rate_bp=self.policy.rate_bp(pool.origin, now) or 0 if draws else 0,
+                        room_fen=room,
+                    )
+                )
+        return tuple(found)
+
+    def hold(self, tx: Connection, lease: Lease, now: datetime) -> Held | Refusal:
+        """Pending transfers from the firm's room and the pool, one pair per local year the time limit touches.
+
+        The amount is what a run of the whole time limit would draw. Less than the ceiling is still a yes (`short`
+        says why); no is said to simulated devices outside a demo ledger, an unknown firm, and a net cost above
+        the job's own limit.
+        """
+        pool = tx.execute(select(pools).where(pools.c.id == lease.placement.pool)).mappings().one()
+        if pool["source"] == Source.SIMULATED.value and store.ledger_mark(tx) != "demo":
+            return Refusal(code="SIMULATED_NEEDS_DEMO_LEDGER", facts={"pool": pool["id"]})
+        end = now + timedelta(milliseconds=lease.spec.time_limit_ms)
+        usage = [
+            {
+                "lease": lease.id,
+                "model": lease.placement.model,
+                "origin": self.origin(pool["vendor"], lease.placement.model, now).value,
+                "devices": lease.placement.device_count,
+                "site": pool["site"],
+                "start": timestamp(now),
+                "end": timestamp(end),
+                "price_fen_per_device_hour": lease.price_fen_per_device_hour,
+            }
+        ]
+        out = self.settle_case(self.case(tx, lease.firm, lease.spec.money.voucher, usage, posted={}, held={}))
+        limit = lease.spec.money.max_net_fen
+        if limit is not None and out["totals"]["payable_fen"] > limit:
+            facts = {"net_fen": out["totals"]["payable_fen"], "max_net_fen": limit}
+            return Refusal(code="MAX_NET_COST_TOO_LOW", facts=facts)
+        by_year: dict[int, int] = {}
+        for line in out["lines"]:
+            by_year[line["year"]] = by_year.get(line["year"], 0) + line["deduction_fen"]
+        for year, amount in sorted(by_year.items()):
+            self._hold_year(tx, lease.id, lease.job, lease.firm, year, 1, amount, end + HOLD_GRACE, now)
+        short = sorted({reason for line in out["lines"] for reason in line["reasons"]})
+        return Held(by_year=by_year, short=tuple(short))
+
+    def charge(self, tx: Connection, job: JobId, now: datetime, *, final: bool) -> None:
+        """Post settle(all usage so far) less what is posted; final: release what is left of the holds."""
+        posting.charge(self, tx, job, now, final=final)
+
+    def sweep(self, tx: Connection, now: datetime) -> int:
+        """Expire holds past their time whose lease holds no devices any more; prices that start now take effect."""
+        store.apply_prices(tx, now)
+        query = (
+            select(holds)
+            .join(leases, leases.c.id == holds.c.lease)
+            .where(holds.c.state == "held", holds.c.expires_at_ms <= to_ms(now), leases.c.released_at_ms.is_not(None))
+        )
+        expired = list(tx.execute(query).mappings())
+        for row in expired:
+            self.resolve_hold(tx, row, 0, Phase.EXPIRE, None, now)
+        return len(expired)
+
+    # --- the case both questions are asked of ------------------------------------------------------------------------
+
+    def case(
+        self,
+        tx: Connection,
+        firm: str,
+        voucher: str,
+        usage: Sequence[Mapping[str, Any]],
+        *,
+        posted: Mapping[int, int],
+        held: Mapping[int, int],
+    ) -> dict[str, Any]:
+        """The `yisuan settle` input for this usage now. Rooms are what is left plus what this job holds and has drawn."""
+        left = store.rooms(tx, firm)
+        years = self.policy.years
+        rooms = {
+            kind: {str(y): left[kind].get(y, 0) + held.get(y, 0) + posted.get(y, 0) for y in years}
+            for kind in ("pool", "firm")
+        }
+        eligible = self._eligible(tx, firm, voucher)
+        sites = sorted({str(entry["site"]) for entry in usage})
+        return {
+            "version": 1,
+            "policy": self.policy.id,
+            "firm": {"id": firm, "eligible": [_interval_document(i) for i in eligible]},
+            "sites": {
+                site: {"eligible": [_interval_document(i) for i in store.eligible_intervals(tx, "site", site)]}
+                for site in sites
+            },
+            "rooms": rooms,
+            "usage": [dict(entry) for entry in usage],
+        }
+
+    def settle_case(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """The output document of a case, by the very code of `yisuan settle`."""
+        return settle_document(json.dumps(case), self.registry, self.rules)
+
+    def _eligible(self, tx: Connection, firm: str, voucher: str) -> tuple[Interval, ...]:
+        """When the firm may draw: never if the job declines the voucher or the firm has not claimed its right."""
+        if self.voucher_state(tx, firm, voucher) != "drawn":
+            return ()
+        return store.eligible_intervals(tx, "firm", firm)
+
+    def voucher_state(self, tx: Connection, firm: str, voucher: str) -> str:
+        """drawn | declined (the job says voucher: none) | unclaimed (no right was claimed)."""
+        if voucher == "none":
+            return "declined"
+        return "drawn" if store.right_of(tx, firm) is not None else "unclaimed"
+
+    # --- holds ----------------------------------------------------------------------------------------------------
+
+    def _hold_year(
+        self,
+        tx: Connection,
+        lease: str,
+        job: str,
+        firm: str,
+        year: int,
+        generation: int,
+        amount: int,
+        expires: datetime,
+        now: datetime,
+    ) -> None:
+        tx.execute(
+            insert(holds).values(
+                lease=lease,
+                year=year,
+                generation=generation,
+                job=job,
+                firm=firm,
+                amount_fen=amount,
+                state="held" if amount else "voided",
+                expires_at_ms=to_ms(expires),
+            )
+        )
+        if amount:
+            for kind, debit, credit in _pairs(firm, year):
+                transfer = Transfer(
+                    id=f"hold:{lease}:{year}:{generation}:{kind}",
+                    phase=Phase.PENDING,
+                    code=Code.HOLD,
+                    debit=debit,
+                    credit=credit,
+                    amount_fen=amount,
+                    job=job,
+                    lease=lease,
+                )
+                store.post(tx, transfer, now)
+
+    def resolve_hold(
+        self, tx: Connection, hold: Mapping[str, Any], amount: int, phase: Phase, settlement: str | None, now: datetime
+    ) -> None:
+        """Post `amount` of a hold and release the rest, or void or expire it; both rooms, exactly once."""
+        for kind, debit, credit in _pairs(hold["firm"], hold["year"]):
+            pending = f"hold:{hold['lease']}:{hold['year']}:{hold['generation']}:{kind}"
+            transfer = Transfer(
+                id=f"{pending}:{phase.value}",
+                phase=phase,
+                code=Code.DRAW,
+                debit=debit,
+                credit=credit,
+                amount_fen=amount,
+                pending_id=pending,
+                job=hold["job"],
+                lease=hold["lease"],
+                settlement=settlement,
+            )
+            store.post(tx, transfer, now)
+        state = {Phase.POST: "posted", Phase.VOID: "voided", Phase.EXPIRE: "expired"}[phase]
+        key = (holds.c.lease == hold["lease"], holds.c.year == hold["year"], holds.c.generation == hold["generation"])
+        tx.execute(update(holds).where(*key).values(state=state))
+
+    def renew_hold(self, tx: Connection, hold: Mapping[str, Any], rest: int, now: datetime) -> None:
+        """What an interim settlement did not use stays held, under the next generation."""
+        expires = now + timedelta(milliseconds=hold["expires_at_ms"] - to_ms(now))
+        self._hold_year(
+            tx, hold["lease"], hold["job"], hold["firm"], hold["year"], hold["generation"] + 1, rest, expires, now
+        )
+
+    def voucher_of_job(self, tx: Connection, job: str) -> tuple[str, str, str]:
+        """(firm, what its job file says of the voucher, the file's hash)."""
+        row = tx.execute(select(jobs.c.firm, jobs.c.spec, jobs.c.spec_sha256).where(jobs.c.id == job)).one()
+        return row.firm, json.loads(row.spec).get("money", {}).get("voucher", "auto"), row.spec_sha256
+
+
+def _pairs(firm: str, year: int) -> tuple[tuple[str, Any, Any], ...]:
+    """(kind, debit, credit) of the two rooms a draw takes from: the firm's first, the pool last (lock order)."""
+    return (
+        ("firm", firm_room(firm, year), firm_spent(firm, year)),
+        ("pool", pool_room(year), pool_spent(year)),
+    )
+
+
+def _interval_document(interval: Interval) -> dict[str, Any]:
+    return {"from": timestamp(interval.start), "to": timestamp(interval.end) if interval.end else None}

@@ -1,0 +1,224 @@
+"""Ledger: accounts, transfers and what each transfer does to balances. Pure: posting to tables is metering/store.py.
+
+Two ledgers in fen. *entitlement*: rights to support; every cap is a room that may not go below zero. *cash*: who owes
+whom. Double entry: one transfer debits one account and credits another by the same amount, so the books always balance.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NewType
+
+AccountId = NewType("AccountId", str)
+PROGRAMME = "compute_voucher"
+
+
+class Phase(enum.StrEnum):
+    """posted: at once. pending → post | void | expire, exactly once; a post may be for less, the rest is released."""
+
+    POSTED = "posted"
+    PENDING = "pending"
+    POST = "post"
+    VOID = "void"
+    EXPIRE = "expire"
+
+
+class Code(enum.StrEnum):
+    """Why value moved."""
+
+    APPROPRIATE = "appropriate"
+    OPEN_ROOM = "open_room"
+    HOLD = "hold"
+    DRAW = "draw"
+    REVERSE_DRAW = "reverse_draw"
+    FEE = "fee"
+    REVERSE_FEE = "reverse_fee"
+    SUBSIDY = "subsidy"
+    REVERSE_SUBSIDY = "reverse_subsidy"
+
+
+def authority(year: int) -> AccountId:
+    """Where a year's appropriation comes from; the only account of the programme that goes negative by design."""
+    return AccountId(f"authority:{PROGRAMME}:{year}")
+
+
+def pool_room(year: int) -> AccountId:
+    """What of the year's vouchers is not drawn or held (clause 2.1.1); a room."""
+    return AccountId(f"pool:{PROGRAMME}:{year}")
+
+
+def cap_source() -> AccountId:
+    return AccountId(f"capsrc:{PROGRAMME}")
+
+
+def firm_room(firm: str, year: int) -> AccountId:
+    """What a firm may still draw in a year (clause 2.1.1); a room."""
+    return AccountId(f"room:{firm}:{PROGRAMME}:{year}")
+
+
+def pool_spent(year: int) -> AccountId:
+    return AccountId(f"spent:pool:{PROGRAMME}:{year}")
+
+
+def firm_spent(firm: str, year: int) -> AccountId:
+    return AccountId(f"spent:{firm}:{PROGRAMME}:{year}")
+
+
+def firm_payable(firm: str) -> AccountId:
+    """What the firm owes, after the voucher."""
+    return AccountId(f"firm:{firm}:payable")
+
+
+def provider_revenue(provider: str) -> AccountId:
+    return AccountId(f"provider:{provider}:revenue")
+
+
+def treasury_committed(year: int) -> AccountId:
+    """What the treasury owes providers for the vouchers of a year, accrued."""
+    return AccountId(f"treasury:{PROGRAMME}:{year}:committed")
+
+
+def ledger_of(account: AccountId) -> str:
+    """Which ledger an account belongs to; a transfer never crosses ledgers."""
+    return "entitlement" if account.split(":")[0] in ("authority", "pool", "capsrc", "room", "spent") else "cash"
+
+
+def bounded(account: AccountId) -> bool:
+    """Rooms may not go below zero; every cap of the policy is one."""
+    return account.split(":")[0] in ("pool", "room")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A movement between two accounts. id is minted by the caller: the same id with the same body is the same transfer.
+
+    For POST, amount_fen is what is finally moved (at most the pending amount); for VOID and EXPIRE it is 0.
+    """
+
+    id: str
+    phase: Phase
+    code: Code
+    debit: AccountId
+    credit: AccountId
+    amount_fen: int
+    pending_id: str | None = None
+    job: str | None = None
+    lease: str | None = None
+    settlement: str | None = None
+    cites: str | None = None
+
+    def body(self) -> dict[str, Any]:
+        """What its id stands for: everything but the time of recording."""
+        return {
+            "id": self.id,
+            "phase": self.phase.value,
+            "code": self.code.value,
+            "debit": self.debit,
+            "credit": self.credit,
+            "amount_fen": self.amount_fen,
+            "pending_id": self.pending_id,
+            "job": self.job,
+            "lease": self.lease,
+            "settlement": self.settlement,
+            "cites": self.cites,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Cumulative counters of one account, all ≥ 0 except that posted counters only ever grow."""
+
+    debits_posted: int = 0
+    debits_pending: int = 0
+    credits_posted: int = 0
+    credits_pending: int = 0
+
+    @property
+    def available(self) -> int:
+        """What a room can still give: credits posted, less debits posted and pending."""
+        return self.credits_posted - self.debits_posted - self.debits_pending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a transfer adds to each side: (posted, pending). For POST, VOID and EXPIRE pending is taken back."""
+
+    posted: int
+    pending: int
+
+
+def effect(transfer: Transfer, pending_amount: int | None) -> Effect:
+    """The effect of a transfer; pending_amount is the amount of the transfer it resolves, None for the others."""
+    match transfer.phase:
+        case Phase.POSTED:
+            return Effect(posted=transfer.amount_fen, pending=0)
+        case Phase.PENDING:
+            return Effect(posted=0, pending=transfer.amount_fen)
+        case Phase.POST | Phase.VOID | Phase.EXPIRE:
+            assert pending_amount is not None, f"{transfer.id} resolves no pending transfer"
+            assert transfer.amount_fen <= pending_amount, f"{transfer.id} posts more than was held"
+            return Effect(posted=transfer.amount_fen, pending=-pending_amount)
+
+
+def replay(transfers: Iterable[Transfer]) -> dict[AccountId, Balance]:
+    """Every account's balance, from the first transfer; BrokenBooks names the first one that cannot be.
+
+    It cannot be when a room would go below zero, when a transfer crosses ledgers, or when a pending transfer is
+    missing, of other accounts, or resolved twice.
+    """
+    balances: dict[AccountId, Balance] = {}
+    held: dict[str, Transfer] = {}
+    for transfer in transfers:
+        pending = _resolved(transfer, held)
+        change = effect(transfer, pending.amount_fen if pending else None)
+        if ledger_of(transfer.debit) != ledger_of(transfer.credit):
+            raise BrokenBooks(transfer.id, "debit and credit are in different ledgers")
+        left = balances.get(transfer.debit, Balance())
+        right = balances.get(transfer.credit, Balance())
+        left = replace(
+            left, debits_posted=left.debits_posted + change.posted, debits_pending=left.debits_pending + change.pending
+        )
+        right = replace(
+            right,
+            credits_posted=right.credits_posted + change.posted,
+            credits_pending=right.credits_pending + change.pending,
+        )
+        for account, balance in ((transfer.debit, left), (transfer.credit, right)):
+            if bounded(account) and balance.available < 0:
+                raise BrokenBooks(transfer.id, f"room {account} would be {balance.available} fen")
+            balances[account] = balance
+    return balances
+
+
+def _resolved(transfer: Transfer, held: dict[str, Transfer]) -> Transfer | None:
+    if transfer.phase is Phase.PENDING:
+        held[transfer.id] = transfer
+    if transfer.phase in (Phase.POSTED, Phase.PENDING):
+        return None
+    pending = held.pop(transfer.pending_id or "", None)
+    if pending is None:
+        raise BrokenBooks(transfer.id, f"resolves {transfer.pending_id}, which is not pending")
+    if (pending.debit, pending.credit) != (transfer.debit, transfer.credit):
+        raise BrokenBooks(transfer.id, f"resolves {transfer.pending_id} of other accounts")
+    if transfer.amount_fen > pending.amount_fen:
+        raise BrokenBooks(transfer.id, f"posts {transfer.amount_fen} of {pending.amount_fen} held")
+    return pending
+
+
+class BrokenBooks(Exception):
+    """A transfer that no history can contain. Names the transfer."""
+
+    def __init__(self, transfer: str, problem: str) -> None:
+        self.transfer, self.problem = transfer, problem
+        super().__init__(f"transfer {transfer}: {problem}")
+
+
+def differences(
+    target: Mapping[tuple[AccountId, AccountId], int], posted: Mapping[tuple[AccountId, AccountId], int]
+) -> dict[tuple[AccountId, AccountId], int]:
+    """What still has to move per (debit, credit) so that `posted` becomes `target`; negative = move back. No zeros."""
+    keys = sorted(set(target) | set(posted))
+    found = {key: target.get(key, 0) - posted.get(key, 0) for key in keys}
+    return {key: amount for key, amount in found.items() if amount}

@@ -1,0 +1,264 @@
+"""Posting: a job's settlement becomes transfers, lines and a record, as the difference to what is posted already.
+
+Interim and final settlement are the same act (design: settle(all so far) minus already posted), so that the sum of the
+daily ones equals the settlement of the whole, and repeating one changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, func, select
+
+from adapters.accelerator import Origin, Source
+from adapters.chain import canonical, instant, timestamp
+from metering import store
+from metering.ledger import (
+    AccountId,
+    Code,
+    Phase,
+    Transfer,
+    differences,
+    firm_payable,
+    firm_room,
+    firm_spent,
+    pool_room,
+    pool_spent,
+    provider_revenue,
+    treasury_committed,
+)
+from metering.schema import settlement_lines, settlements
+from scheduler import journal
+from scheduler.clock import from_ms, to_ms
+from scheduler.schema import usage_records
+from scheduler.usage import UsageKind
+
+if TYPE_CHECKING:
+    from metering.budget import VoucherBudget
+
+DRAWS, DRAWS_BACK = (Code.DRAW,), (Code.REVERSE_DRAW,)
+
+
+def charge(budget: VoucherBudget, tx: Connection, job: str, now: datetime, *, final: bool) -> None:
+    """Settle everything the job has used so far and post what is new; final: nothing stays held afterwards."""
+    firm, voucher, spec_sha256 = budget.voucher_of_job(tx, job)
+    records = [dict(r) for r in tx.execute(_usage_of(job)).mappings()]
+    if any(r["source"] == Source.SIMULATED.value for r in records) and store.ledger_mark(tx) != "demo":
+        raise SimulatedUsage(job)
+    usage, provider_of = entries(records, budget)
+    held = {row["year"]: row["amount_fen"] for row in store.open_holds(tx, job)}
+    posted = _drawn(tx, job, firm)
+    case = budget.case(tx, firm, voucher, usage, posted=posted, held=held)
+    out = budget.settle_case(case)
+    number = int(tx.execute(select(func.count()).where(settlements.c.job == job)).scalar_one()) + 1
+    settlement = f"settlement:{job}:{number}"
+    target: dict[int, int] = {}
+    for line in out["lines"]:
+        target[line["year"]] = target.get(line["year"], 0) + line["deduction_fen"]
+    _draw(budget, tx, job, firm, settlement, target, posted, now, final=final)
+    _cash(tx, job, firm, settlement, out["lines"], provider_of, now)
+    _record(tx, settlement, job, firm, number, final, case, out, provider_of, spec_sha256, now,
+            budget.voucher_state(tx, firm, voucher))  # fmt: skip
+    _reviews(tx, job, out["lines"], now)
+
+
+def _usage_of(job: str) -> Any:
+    return select(usage_records).where(usage_records.c.job == job).order_by(usage_records.c.seq)
+
+
+def entries(records: Sequence[Mapping[str, Any]], budget: VoucherBudget) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Usage entries of a case from stored records, and each lease's provider.
+
+    RUN records of a lease that touch are one entry, as if no midnight had cut them; a lease the platform lost is priced
+    0 throughout; an entry is cut where the origin register changes. STARTING and SUSPENDED are recorded, not settled.
+    """
+    lost = {r["lease"] for r in records if r["kind"] == UsageKind.LOST.value}
+    merged: list[dict[str, Any]] = []
+    for record in records:
+        if record["kind"] not in (UsageKind.RUN.value, UsageKind.LOST.value):
+            continue
+        price = 0 if record["lease"] in lost else record["price_fen_per_device_hour"]
+        last = merged[-1] if merged else None
+        same = last is not None and all(last[k] == record[k] for k in ("lease", "model", "devices", "share_permille"))
+        if last is not None and same and last["price"] == price and last["end_ms"] == record["start_ms"]:
+            last["end_ms"] = record["end_ms"]
+        else:
+            merged.append({**record, "price": price})
+    found = []
+    for record in merged:
+        for start, end in _origin_cuts(record, budget):
+            origin = budget.origin(record["vendor"], record["model"], start)
+            found.append(
+                {
+                    "lease": record["lease"],
+                    "model": record["model"],
+                    "origin": origin.value,
+                    "devices": record["devices"],
+                    "share_permille": record["share_permille"],
+                    "site": record["site"],
+                    "start": timestamp(start),
+                    "end": timestamp(end),
+                    "price_fen_per_device_hour": record["price"],
+                }
+            )
+    return found, {r["lease"]: r["provider"] for r in records}
+
+
+def _origin_cuts(record: Mapping[str, Any], budget: VoucherBudget) -> Iterable[tuple[datetime, datetime]]:
+    start, end = from_ms(record["start_ms"]), from_ms(record["end_ms"])
+    edges = [e for e in budget.register.edges(record["vendor"], record["model"]) if start < e < end]
+    points = [start, *sorted(edges), end]
+    return zip(points, points[1:], strict=False)
+
+
+def _drawn(tx: Connection, job: str, firm: str) -> dict[int, int]:
+    moved = store.posted_of_job(tx, job, DRAWS, DRAWS_BACK)
+    prefix = f"room:{firm}:"
+    return {int(d.rsplit(":", 1)[1]): fen for (d, _), fen in moved.items() if d.startswith(prefix)}
+
+
+def _draw(
+    budget: VoucherBudget,
+    tx: Connection,
+    job: str,
+    firm: str,
+    settlement: str,
+    target: Mapping[int, int],
+    posted: Mapping[int, int],
+    now: datetime,
+    *,
+    final: bool,
+) -> None:
+    missing = {year: target.get(year, 0) - posted.get(year, 0) for year in {*target, *posted}}
+    for hold in store.open_holds(tx, job):
+        year = hold["year"]
+        used = min(max(missing.get(year, 0), 0), hold["amount_fen"])
+        rest = hold["amount_fen"] - used
+        if used or final:
+            phase = Phase.POST if used else Phase.VOID
+            budget.resolve_hold(tx, hold, used, phase, settlement, now)
+            if rest and not final:
+                budget.renew_hold(tx, hold, rest, now)
+        missing[year] = missing.get(year, 0) - used
+    for year, amount in sorted(missing.items()):
+        pairs = (("firm", firm_room(firm, year), firm_spent(firm, year)), ("pool", pool_room(year), pool_spent(year)))
+        for kind, room, spent in pairs:
+            _post_signed(tx, f"{settlement}:draw:{year}:{kind}", Code.DRAW, Code.REVERSE_DRAW, (room, spent), amount, job,
+                         settlement, now)  # fmt: skip
+
+
+def _cash(
+    tx: Connection,
+    job: str,
+    firm: str,
+    settlement: str,
+    lines: Sequence[Mapping[str, Any]],
+    provider_of: Mapping[str, str],
+    now: datetime,
+) -> None:
+    fees: dict[tuple[AccountId, AccountId], int] = {}
+    subsidies: dict[tuple[AccountId, AccountId], int] = {}
+    for line in lines:
+        revenue = provider_revenue(provider_of[line["lease"]])
+        owed, paid = (firm_payable(firm), revenue), (treasury_committed(line["year"]), revenue)
+        fees[owed] = fees.get(owed, 0) + line["payable_fen"]
+        subsidies[paid] = subsidies.get(paid, 0) + line["deduction_fen"]
+    for name, target, code, back in (
+        ("fee", fees, Code.FEE, Code.REVERSE_FEE),
+        ("subsidy", subsidies, Code.SUBSIDY, Code.REVERSE_SUBSIDY),
+    ):
+        moved = store.posted_of_job(tx, job, (code,), (back,))
+        for pair, amount in differences(target, moved).items():
+            key = f"{settlement}:{name}:{pair[0]}:{pair[1]}"
+            _post_signed(tx, key, code, back, pair, amount, job, settlement, now)
+
+
+def _post_signed(
+    tx: Connection,
+    key: str,
+    code: Code,
+    back: Code,
+    pair: tuple[AccountId, AccountId],
+    amount: int,
+    job: str,
+    settlement: str,
+    now: datetime,
+) -> None:
+    """A positive amount moves along the pair; a negative one is a correction that moves it back."""
+    if amount == 0:
+        return
+    debit, credit = pair if amount > 0 else (pair[1], pair[0])
+    transfer = Transfer(
+        id=key,
+        phase=Phase.POSTED,
+        code=code if amount > 0 else back,
+        debit=debit,
+        credit=credit,
+        amount_fen=abs(amount),
+        job=job,
+        settlement=settlement,
+        cites=None if amount > 0 else job,
+    )
+    store.post(tx, transfer, now)
+
+
+def _record(
+    tx: Connection,
+    settlement: str,
+    job: str,
+    firm: str,
+    number: int,
+    final: bool,
+    case: Mapping[str, Any],
+    out: Mapping[str, Any],
+    provider_of: Mapping[str, str],
+    spec_sha256: str,
+    now: datetime,
+    voucher: str,
+) -> None:
+    values = {
+        "id": settlement,
+        "job": job,
+        "firm": firm,
+        "number": number,
+        "final": int(final),
+        "settled_at_ms": to_ms(now),
+        "policy": out["policy"],
+        "bundle_sha256": out["bundle_sha256"],
+        "spec_sha256": spec_sha256,
+        "voucher": voucher,
+        "case_json": canonical(dict(case)).decode(),
+        "notices": canonical(list(out["notices"])).decode(),
+        **{name: out["totals"][name] for name in ("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen")},
+    }
+    journal.append(tx, settlements, values)
+    for index, line in enumerate(out["lines"], start=1):
+        copied = ("lease", "model", "origin", "year", "device_ms", "fee_fen", "rate_bp", "deduction_fen", "payable_fen")
+        journal.append(
+            tx,
+            settlement_lines,
+            {
+                "settlement": settlement,
+                "number": index,
+                "provider": provider_of[line["lease"]],
+                "start_ms": to_ms(instant(line["start"])),
+                "end_ms": to_ms(instant(line["end"])),
+                "reasons": canonical(list(line["reasons"])).decode(),
+                "clauses": canonical(list(line["clauses"])).decode(),
+                **{name: line[name] for name in copied},
+            },
+        )
+
+
+def _reviews(tx: Connection, job: str, lines: Sequence[Mapping[str, Any]], now: datetime) -> None:
+    for model in sorted({line["model"] for line in lines if line["origin"] == Origin.UNDETERMINED.value}):
+        store.open_review(tx, code="ORIGIN_UNDETERMINED", subject=model, facts={"job": job, "model": model}, now=now)
+
+
+class SimulatedUsage(Exception):
+    """Simulated devices reached a ledger that is not marked demo. Nothing is settled."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job {job} used simulated devices; they can only be settled in a ledger marked demo")

@@ -1,0 +1,372 @@
+"""Store of the money side: parties, dated facts, rights, prices and the ledger. Every function takes an open transaction.
+
+Three walls keep a room from going below zero: the guarded update here, the CHECK in the schema, the nightly replay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from adapters.chain import canonical, digest
+from metering.facts import Interval, unite
+from metering.ledger import (
+    PROGRAMME,
+    AccountId,
+    Balance,
+    Code,
+    Phase,
+    Transfer,
+    authority,
+    bounded,
+    cap_source,
+    effect,
+    firm_room,
+    ledger_of,
+    pool_room,
+)
+from metering.schema import accounts, facts, firms, holds, platform, prices, providers, reviews, rights, sites, transfers
+from scheduler import journal
+from scheduler.clock import from_ms, to_ms
+from scheduler.refusal import Refusal
+from scheduler.schema import pools
+
+
+class RoomExceeded(Exception):
+    """A transfer would take more than a room holds. Nothing of it is stored."""
+
+    def __init__(self, account: str, amount_fen: int) -> None:
+        self.account, self.amount_fen = account, amount_fen
+        super().__init__(f"{account} holds less than {amount_fen} fen")
+
+
+class TransferConflict(Exception):
+    """A transfer id came back with another body: two different movements claim to be one."""
+
+
+# --- the ledger ---------------------------------------------------------------------------------------------------
+
+
+def post(tx: Connection, transfer: Transfer, now: datetime) -> None:
+    """The transfer is in the books afterwards, once, however often it is posted; RoomExceeded if a room is too small."""
+    body = digest(transfer.body())
+    known = tx.execute(select(transfers.c.body_sha256).where(transfers.c.id == transfer.id)).scalar()
+    if known is not None:
+        if known != body:
+            raise TransferConflict(f"transfer {transfer.id} exists with another body")
+        return
+    held = None
+    if transfer.pending_id is not None:
+        held = tx.execute(select(transfers.c.amount_fen).where(transfers.c.id == transfer.pending_id)).scalar_one()
+    change = effect(transfer, held)
+    # Rooms of firms sort before pools only by name; the pool is the hottest row, so it is always taken last.
+    _move(tx, transfer.debit, "debits", change.posted, change.pending)
+    _move(tx, transfer.credit, "credits", change.posted, change.pending)
+    journal.append(
+        tx,
+        transfers,
+        {**transfer.body(), "body_sha256": body, "effective_at_ms": to_ms(now), "recorded_at_ms": to_ms(now)},
+    )
+
+
+def _move(tx: Connection, account: AccountId, side: str, posted: int, pending: int) -> None:
+    known = tx.execute(select(accounts.c.id).where(accounts.c.id == account)).first()
+    if known is None:
+        tx.execute(insert(accounts).values(id=account, ledger=ledger_of(account), bounded=int(bounded(account))))
+    posted_column, pending_column = accounts.c[f"{side}_posted"], accounts.c[f"{side}_pending"]
+    statement = update(accounts).where(accounts.c.id == account)
+    if side == "debits" and bounded(account):
+        room = accounts.c.credits_posted - accounts.c.debits_posted - accounts.c.debits_pending
+        statement = statement.where(room >= posted + pending)
+    moved = tx.execute(
+        statement.values({posted_column.name: posted_column + posted, pending_column.name: pending_column + pending})
+    )
+    if moved.rowcount != 1:
+        raise RoomExceeded(account, posted + pending)
+
+
+def balance(tx: Connection, account: AccountId) -> Balance:
+    """An account's counters; zeros for one that no transfer has touched."""
+    row = tx.execute(select(accounts).where(accounts.c.id == account)).mappings().first()
+    return _balance(row) if row else Balance()
+
+
+def _balance(row: RowMapping) -> Balance:
+    names = ("debits_posted", "debits_pending", "credits_posted", "credits_pending")
+    return Balance(**{name: int(row[name]) for name in names})
+
+
+def posted_of_job(tx: Connection, job: str, codes: Sequence[Code], reverse: Sequence[Code]) -> dict[tuple[AccountId, AccountId], int]:
+    """What a job's transfers of these codes have moved so far, net of their reversals, per (debit, credit)."""
+    found: dict[tuple[AccountId, AccountId], int] = {}
+    moved = (Phase.POSTED.value, Phase.POST.value)
+    query = select(transfers).where(transfers.c.job == job, transfers.c.phase.in_(moved))
+    for row in tx.execute(query).mappings():
+        code = Code(row["code"])
+        if code in codes:
+            key, sign = (AccountId(row["debit"]), AccountId(row["credit"])), 1
+        elif code in reverse:
+            key, sign = (AccountId(row["credit"]), AccountId(row["debit"])), -1
+        else:
+            continue
+        found[key] = found.get(key, 0) + sign * int(row["amount_fen"])
+    return found
+
+
+def trial_balance(tx: Connection) -> dict[str, Any]:
+    """Every account with its counters, and per ledger Σ debits = Σ credits, posted and pending."""
+    rows = [dict(row) for row in tx.execute(select(accounts).order_by(accounts.c.ledger, accounts.c.id)).mappings()]
+    totals: dict[str, dict[str, int]] = {}
+    for row in rows:
+        total = totals.setdefault(row["ledger"], {})
+        for name in ("debits_posted", "debits_pending", "credits_posted", "credits_pending"):
+            total[name] = total.get(name, 0) + int(row[name])
+    balanced = all(
+        t["debits_posted"] == t["credits_posted"] and t["debits_pending"] == t["credits_pending"] for t in totals.values()
+    )
+    return {
+        "accounts": [
+            {**{k: row[k] for k in row if k != "bounded"}, "available_fen": _available(row)} for row in rows
+        ],
+        "totals": totals,
+        "balanced": balanced,
+    }
+
+
+def _available(row: Mapping[str, Any]) -> int | None:
+    return int(row["credits_posted"] - row["debits_posted"] - row["debits_pending"]) if row["bounded"] else None
+
+
+# --- the zone -----------------------------------------------------------------------------------------------------
+
+
+def open_ledger(tx: Connection, *, mark: str, policy: str, pool_fen: Mapping[int, int], now: datetime) -> Refusal | None:
+    """The database's ledger is marked demo or live, for good, and each year's appropriation is in its pool.
+
+    pool_fen: the policy's row per year (clause 2.1.1). Opening again adds years that are new and changes nothing else.
+    """
+    marked = ledger_mark(tx)
+    if marked is None:
+        tx.execute(insert(platform).values(key="ledger", value=mark))
+        tx.execute(insert(platform).values(key="policy", value=policy))
+    elif marked != mark:
+        return Refusal(code="LEDGER_MARK", facts={"is": marked, "asked": mark})
+    for year, fen in sorted(pool_fen.items()):
+        transfer = Transfer(
+            id=f"appropriate:{policy}:{year}",
+            phase=Phase.POSTED,
+            code=Code.APPROPRIATE,
+            debit=authority(year),
+            credit=pool_room(year),
+            amount_fen=fen,
+        )
+        post(tx, transfer, now)
+    return None
+
+
+def ledger_mark(tx: Connection) -> str | None:
+    """demo or live; None before the ledger is opened."""
+    value = tx.execute(select(platform.c.value).where(platform.c.key == "ledger")).scalar()
+    return str(value) if value is not None else None
+
+
+def enrol_provider(tx: Connection, *, id: str, name: str, now: datetime) -> Refusal | None:  # noqa: A002
+    """The provider is known under its unified social credit code."""
+    return _enrol(tx, providers, {"id": id, "name": name}, now)
+
+
+def enrol_firm(tx: Connection, *, id: str, name: str, now: datetime) -> Refusal | None:  # noqa: A002
+    """The firm is known under its unified social credit code."""
+    return _enrol(tx, firms, {"id": id, "name": name}, now)
+
+
+def enrol_site(tx: Connection, *, id: str, provider: str, name: str, region: str, now: datetime) -> Refusal | None:  # noqa: A002
+    """The provider's data centre is known; its energy papers are facts of their own."""
+    if tx.execute(select(providers.c.id).where(providers.c.id == provider)).first() is None:
+        return Refusal(code="PROVIDER_UNKNOWN", facts={"provider": provider})
+    return _enrol(tx, sites, {"id": id, "provider": provider, "name": name, "region": region}, now)
+
+
+def _enrol(tx: Connection, table: Any, values: Mapping[str, Any], now: datetime) -> Refusal | None:
+    row = tx.execute(select(table).where(table.c.id == values["id"])).mappings().first()
+    if row is None:
+        tx.execute(insert(table).values(**values, created_at_ms=to_ms(now)))
+        return None
+    different = sorted(k for k, v in values.items() if row[k] != v)
+    return Refusal(code="ALREADY_ENROLLED", facts={"id": values["id"], "different": different}) if different else None
+
+
+FIRM_FACTS = ("eligible",)  # clause 4.1, verified as a whole with its evidence
+SITE_FACTS = ("energy_review", "energy_report")  # clause 4.2: both papers, each with its interval
+
+
+def record_fact(
+    tx: Connection,
+    *,
+    subject_kind: str,
+    subject: str,
+    fact: str,
+    start: datetime,
+    end: datetime | None,
+    evidence: Mapping[str, Any],
+    by: str,
+    now: datetime,
+    withdraws: int | None = None,
+) -> int:
+    """A dated fact with its evidence is on record; `withdraws` cites the fact this one replaces. Returns its number."""
+    return journal.append(
+        tx,
+        facts,
+        {
+            "subject_kind": subject_kind,
+            "subject": subject,
+            "fact": fact,
+            "from_ms": to_ms(start),
+            "to_ms": to_ms(end) if end else None,
+            "evidence": canonical(dict(evidence)).decode(),
+            "withdraws_seq": withdraws,
+            "recorded_at_ms": to_ms(now),
+            "recorded_by": by,
+        },
+    )
+
+
+def eligible_intervals(tx: Connection, subject_kind: str, subject: str) -> tuple[Interval, ...]:
+    """When the subject has every fact its clause asks for: united per fact, then intersected."""
+    kinds = FIRM_FACTS if subject_kind == "firm" else SITE_FACTS
+    query = select(facts).where(facts.c.subject_kind == subject_kind, facts.c.subject == subject)
+    rows = list(tx.execute(query.order_by(facts.c.seq)).mappings())
+    withdrawn = {row["withdraws_seq"] for row in rows if row["withdraws_seq"] is not None}
+    both: tuple[Interval, ...] | None = None
+    for kind in kinds:
+        found = [
+            Interval(start=from_ms(row["from_ms"]), end=from_ms(row["to_ms"]) if row["to_ms"] is not None else None)
+            for row in rows
+            if row["fact"] == kind and row["seq"] not in withdrawn
+        ]
+        united = unite(found)
+        both = united if both is None else _intersect(both, united)
+    return both or ()
+
+
+def _intersect(left: Sequence[Interval], right: Sequence[Interval]) -> tuple[Interval, ...]:
+    found = []
+    for a in left:
+        for b in right:
+            start = max(a.start, b.start)
+            ends = [e for e in (a.end, b.end) if e is not None]
+            end = min(ends) if ends else None
+            if end is None or start < end:
+                found.append(Interval(start=start, end=end))
+    return unite(found)
+
+
+def claim(tx: Connection, *, firm: str, by: str, policy: str, caps: Mapping[int, int], now: datetime) -> dict[str, Any] | Refusal:
+    """The firm has a right to draw (申领): instant, idempotent; one room per year in force, nothing taken from the pool.
+
+    caps: the policy's firm cap per year (clause 2.1.1). A firm with no eligibility fact is refused (clause 4.1).
+    """
+    if tx.execute(select(firms.c.id).where(firms.c.id == firm)).first() is None:
+        return Refusal(code="FIRM_UNKNOWN", facts={"firm": firm})
+    if not eligible_intervals(tx, "firm", firm):
+        return Refusal(code="FIRM_NOT_ELIGIBLE", facts={"firm": firm, "clause": "4.1"})
+    if right_of(tx, firm) is None:
+        values = {
+            "id": f"right:{firm}:{PROGRAMME}",
+            "firm": firm,
+            "programme": PROGRAMME,
+            "policy": policy,
+            "claimed_at_ms": to_ms(now),
+            "claimed_by": by,
+        }
+        journal.append(tx, rights, values)
+        for year, cap in sorted(caps.items()):
+            transfer = Transfer(
+                id=f"open_room:{firm}:{policy}:{year}",
+                phase=Phase.POSTED,
+                code=Code.OPEN_ROOM,
+                debit=cap_source(),
+                credit=firm_room(firm, year),
+                amount_fen=cap,
+            )
+            post(tx, transfer, now)
+    found = right_of(tx, firm)
+    assert found is not None, "just written"
+    return {**found, "rooms": rooms(tx, firm)}
+
+
+def right_of(tx: Connection, firm: str) -> dict[str, Any] | None:
+    """The firm's right to draw, None before it claimed."""
+    query = select(rights).where(rights.c.firm == firm, rights.c.programme == PROGRAMME)
+    row = tx.execute(query.order_by(rights.c.seq.desc())).mappings().first()
+    if row is None:
+        return None
+    return {k: row[k] for k in ("id", "firm", "programme", "policy", "claimed_at_ms", "claimed_by")}
+
+
+def rooms(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
+    """What is left, per year, of the pool and of the firm's rooms: {"pool": {year: fen}, "firm": {year: fen}}."""
+    found: dict[str, dict[int, int]] = {"pool": {}, "firm": {}}
+    prefixes = {"pool": f"pool:{PROGRAMME}:", "firm": f"room:{firm}:{PROGRAMME}:"}
+    for kind, prefix in prefixes.items():
+        for row in tx.execute(select(accounts).where(accounts.c.id.startswith(prefix, autoescape=True))).mappings():
+            found[kind][int(row["id"].rsplit(":", 1)[1])] = _balance(row).available
+    return found
+
+
+def set_price(tx: Connection, *, pool: str, model: str, fen: int, start: datetime, by: str, now: datetime) -> Refusal | None:
+    """The pool's price from `start` (not before now: started prices are frozen); leases keep the price they began with."""
+    if start < now:
+        return Refusal(code="PRICE_STARTED", facts={"pool": pool, "from_ms": to_ms(start), "now_ms": to_ms(now)})
+    values = {
+        "pool": pool,
+        "model": model,
+        "fen_per_device_hour": fen,
+        "from_ms": to_ms(start),
+        "recorded_at_ms": to_ms(now),
+        "recorded_by": by,
+    }
+    journal.append(tx, prices, values)
+    if start <= now:
+        tx.execute(update(pools).where(pools.c.id == pool).values(price_fen_per_device_hour=fen))
+    return None
+
+
+def apply_prices(tx: Connection, now: datetime) -> int:
+    """Pools carry the price in force at `now`; returns how many changed."""
+    changed = 0
+    for row in tx.execute(select(pools.c.id, pools.c.price_fen_per_device_hour)).all():
+        query = select(prices.c.fen_per_device_hour).where(prices.c.pool == row.id, prices.c.from_ms <= to_ms(now))
+        fen = tx.execute(query.order_by(prices.c.from_ms.desc(), prices.c.seq.desc())).scalar()
+        if fen is not None and fen != row.price_fen_per_device_hour:
+            tx.execute(update(pools).where(pools.c.id == row.id).values(price_fen_per_device_hour=fen))
+            changed += 1
+    return changed
+
+
+def open_review(tx: Connection, *, code: str, subject: str, facts: Mapping[str, Any], now: datetime) -> None:
+    """Somebody has to look: one open item per (code, subject)."""
+    key = f"{code}:{subject}"
+    if tx.execute(select(reviews.c.id).where(reviews.c.id == key)).first() is None:
+        text = canonical(dict(facts)).decode()
+        tx.execute(insert(reviews).values(id=key, code=code, subject=subject, facts=text, opened_at_ms=to_ms(now)))
+
+
+def open_holds(tx: Connection, job: str) -> list[RowMapping]:
+    """A job's holds that are not resolved yet."""
+    return list(tx.execute(select(holds).where(holds.c.job == job, holds.c.state == "held")).mappings())
+
+
+def count_transfers(tx: Connection) -> int:
+    return int(tx.execute(select(func.count()).select_from(transfers)).scalar_one())
+
+
+def evidence_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A fact's evidence as it was recorded."""
+    return dict(json.loads(row["evidence"]))
+
+

@@ -1,0 +1,134 @@
+"""Consumption: what a lease used and how it ended, from what its backend saw. Pure.
+
+Billed time runs from all members RUNNING to the last exit. What the platform itself lost is recorded at price 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from adapters.accelerator import Source
+from scheduler.clock import from_ms
+from scheduler.job import FirmId, JobId
+from scheduler.lease import Cause, LeaseId, MemberPhase, Observation, billed_interval
+from scheduler.lifecycle import Event
+from scheduler.usage import UsageKind, UsageRecord
+
+_EVENTS: Mapping[Cause, Event] = {
+    Cause.CANCELLED: Event.CANCELLED,
+    Cause.TIME_LIMIT: Event.TIME_LIMIT,
+    Cause.NODE_FAIL: Event.NODE_FAILED,
+    Cause.LAUNCH_FAILED: Event.NODE_FAILED,
+    Cause.PREEMPTED: Event.PREEMPTED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a lease ended. exit_code: of the first member that did not exit 0, else 0; None when nobody saw it."""
+
+    cause: Cause
+    event: Event
+    exit_code: int | None
+
+
+def ending_of(lease: Mapping[str, Any], seen: Observation) -> Ending:
+    """The end of a lease whose members are all EXITED or LOST.
+
+    A lost member is the platform's fault whatever the others did. A member's own record of why it was stopped beats
+    the request: a job that ended by itself just before a cancel reached it has ended by itself.
+    """
+    if any(m.phase is MemberPhase.LOST for m in seen.members):
+        return Ending(cause=Cause.NODE_FAIL, event=Event.NODE_FAILED, exit_code=None)
+    bad = [m.exit_code for m in seen.members if m.exit_code != 0]
+    code = bad[0] if bad else 0
+    recorded = {m.cause for m in seen.members if m.cause is not None}
+    if Cause.TIME_LIMIT in recorded:
+        return Ending(cause=Cause.TIME_LIMIT, event=Event.TIME_LIMIT, exit_code=code)
+    if Cause.CANCELLED in recorded and lease["stop_cause"] != Cause.EXITED.value:
+        cause = Cause(lease["stop_cause"]) if lease["stop_cause"] else Cause.CANCELLED
+        return Ending(cause=cause, event=_EVENTS.get(cause, Event.CANCELLED), exit_code=code)
+    if lease["stop_cause"] == Cause.EXITED.value:  # a member failed by itself; the others were stopped for it
+        own = [m.exit_code for m in seen.members if m.cause is None and m.exit_code != 0]
+        code = own[0] if own else code
+    return Ending(cause=Cause.EXITED, event=Event.EXITED_ZERO if code == 0 else Event.EXITED_NONZERO, exit_code=code)
+
+
+def usage_of_end(
+    lease: Mapping[str, Any], pool: Mapping[str, Any], seen: Observation, ending: Ending, now: datetime
+) -> tuple[UsageRecord, ...]:
+    """The records a finished lease still owes: its start-up at price 0, its run (less what interim records took).
+
+    A lease that never ran as a whole, or that the platform lost, is recorded at price 0 with its cause.
+    """
+    reserved = from_ms(lease["reserved_at_ms"])
+    billed = billed_interval(seen)
+    if billed is None or ending.cause.platform_caused:
+        kind = UsageKind.LOST if ending.cause.platform_caused else UsageKind.STARTING
+        since = from_ms(lease["metered_until_ms"]) if lease["metered_until_ms"] else reserved
+        return (_record(lease, pool, kind, ending.cause.value, since, max(since, now)),)
+    end = billed.start + timedelta(milliseconds=billed.duration_ms)
+    since = max(billed.start, from_ms(lease["metered_until_ms"])) if lease["metered_until_ms"] else billed.start
+    records = []
+    if reserved < billed.start:
+        records.append(_record(lease, pool, UsageKind.STARTING, None, reserved, billed.start))
+    if since <= end:
+        records.append(_record(lease, pool, UsageKind.RUN, ending.cause.value, since, end))
+    return tuple(records)
+
+
+def usage_until(
+    lease: Mapping[str, Any], pool: Mapping[str, Any], seen: Observation, boot_ms: int, zone: ZoneInfo
+) -> tuple[UsageRecord, ...]:
+    """RUN records up to the last local midnight a running lease has passed; none when it has passed no new one.
+
+    The lease's own calendar counts: its start's wall time plus monotonic time since, so that a host clock set forward
+    cannot bill hours that have not happened.
+    """
+    if not seen.members or any(m.started_ms is None or m.started_at is None for m in seen.members):
+        return ()
+    if any(m.phase is MemberPhase.LOST for m in seen.members):
+        return ()
+    last = max(seen.members, key=lambda m: (m.started_ms or 0, m.rank))
+    assert last.started_at is not None and last.started_ms is not None
+    until = last.started_at + timedelta(milliseconds=max(0, boot_ms - last.started_ms))
+    since = from_ms(lease["metered_until_ms"]) if lease["metered_until_ms"] else last.started_at
+    edges = [since, *_midnights(since, until, zone)]
+    return tuple(
+        _record(lease, pool, UsageKind.RUN, None, low, high) for low, high in zip(edges, edges[1:], strict=False)
+    )
+
+
+def _midnights(since: datetime, until: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    day = since.astimezone(zone).date() + timedelta(days=1)
+    while (edge := datetime.combine(day, clock_time(), tzinfo=zone).astimezone(UTC)) <= until:
+        yield edge
+        day += timedelta(days=1)
+
+
+def _record(
+    lease: Mapping[str, Any], pool: Mapping[str, Any], kind: UsageKind, cause: str | None, start: datetime, end: datetime
+) -> UsageRecord:
+    return UsageRecord(
+        lease=LeaseId(lease["id"]),
+        job=JobId(lease["job"]),
+        firm=FirmId(lease["firm"]),
+        provider=pool["provider"],
+        site=pool["site"],
+        pool=lease["pool"],
+        vendor=pool["vendor"],
+        model=lease["model"],
+        source=Source(lease["source"]),
+        kind=kind,
+        cause=cause,
+        devices=lease["device_count"],
+        share_permille=1000,
+        start=start,
+        end=end,
+        price_fen_per_device_hour=lease["price_fen_per_device_hour"] if kind is UsageKind.RUN else 0,
+    )

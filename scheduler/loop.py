@@ -1,0 +1,284 @@
+"""Loop: observe → stop → meter → plan → reserve → launch, once per tick; safe to kill between any two lines.
+
+Every step reads what is stored, does one thing, and stores that it is done; each can be repeated. The loop decides
+nothing itself: what to start is `plan`, what a state becomes is the state table, what it costs is the budget.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import structlog
+from sqlalchemy import Connection, RowMapping, select, update
+
+from scheduler import store, view
+from scheduler.clock import Clock, to_ms
+from scheduler.codec import pending_document
+from scheduler.database import Database
+from scheduler.job import JobId
+from scheduler.lease import Cause, Lease, LeaseId, MemberPhase, Observation, billed_interval
+from scheduler.lifecycle import Event, State
+from scheduler.consumption import Ending, ending_of, usage_of_end, usage_until
+from scheduler.plan import Launch, Plan
+from scheduler.planner import plan
+from scheduler.policy import Policy
+from scheduler.ports import Backend, Budget, Held
+from scheduler.refusal import Refusal
+from scheduler.schema import jobs, leases, pools
+
+log = structlog.get_logger("loop")
+GRACE_MS = 10_000  # between a stop signal and SIGKILL where the job declares none
+REPLAN_AFTER = timedelta(seconds=5)  # time alone can change a plan: silent nodes, dated terms
+
+
+class Loop:
+    """The one writer of leases. tick() does a whole round; run() ticks until told to stop."""
+
+    def __init__(
+        self,
+        database: Database,
+        budget: Budget,
+        policy: Policy,
+        backends: Mapping[str, Backend],
+        clock: Clock,
+        *,
+        zone: str = "Asia/Shanghai",
+        on_tick: Callable[[float], None] | None = None,
+    ) -> None:
+        self.database = database
+        self.budget = budget
+        self.policy = policy
+        self.backends = backends
+        self.clock = clock
+        self.zone = ZoneInfo(zone)
+        self.on_tick = on_tick
+        self.ticked_at: datetime | None = None
+        self.last_plan: Plan | None = None
+
+    def run(self, stop: threading.Event, period_s: float = 0.25) -> None:
+        """Tick until `stop` is set. A tick that fails is logged and the next one starts from what is stored."""
+        while not stop.is_set():
+            started = self.clock.boot_ms()
+            try:
+                self.tick()
+            except Exception:  # the loop must outlive one bad tick; nothing is half-stored
+                log.exception("tick_failed")
+            if self.on_tick:
+                self.on_tick((self.clock.boot_ms() - started) / 1000)
+            stop.wait(period_s)
+
+    def tick(self) -> None:
+        """One round over everything that is stored."""
+        with self.database.read() as tx:
+            held = [dict(row) for row in store.held_leases(tx)]
+        for row in held:
+            self._attend(row)
+        self._place()
+        with self.database.write() as tx:
+            self.budget.sweep(tx, self.clock.now())
+        self.ticked_at = self.clock.now()
+
+    # --- leases that exist ----------------------------------------------------------------------------------------
+
+    def _attend(self, row: Mapping[str, Any]) -> None:
+        backend = self.backends.get(row["backend"])
+        if backend is None:
+            log.warning("backend_missing", lease=row["id"], backend=row["backend"])
+            return
+        (seen,) = backend.observe([LeaseId(row["id"])])
+        if seen.all_ended:
+            self._finish(row, seen)
+            backend.forget(LeaseId(row["id"]))
+            return
+        with self.database.read() as tx:
+            lease = view.lease_of(tx, row)
+            job = store.job_row(tx, row["job"])
+        assert job is not None, "a lease row references its job"
+        if self._stop_wanted(row, job, seen):
+            self._stop(backend, row, lease, self._stop_cause(job, seen))
+        elif any(m.phase is MemberPhase.ABSENT for m in seen.members):
+            self._launch(backend, lease)
+        if State(job["state"]) is State.STARTING and seen.all_running_or_done:
+            self._mark_running(row, seen)
+        self._meter_until_midnight(row, seen)
+
+    def _stop_wanted(self, row: Mapping[str, Any], job: RowMapping, seen: Observation) -> bool:
+        if row["stop_requested_at_ms"] is not None:
+            return True
+        return job["cancel_requested_at_ms"] is not None or _broken(seen)
+
+    def _stop_cause(self, job: RowMapping, seen: Observation) -> Cause:
+        if any(m.phase is MemberPhase.LOST for m in seen.members):
+            return Cause.NODE_FAIL
+        return Cause.EXITED if _broken(seen) else Cause.CANCELLED
+
+    def _stop(self, backend: Backend, row: Mapping[str, Any], lease: Lease, cause: Cause) -> None:
+        checkpoint = lease.spec.checkpoint
+        if row["stop_requested_at_ms"] is None:
+            now = self.clock.now()
+            with self.database.write() as tx:
+                tx.execute(
+                    update(leases)
+                    .where(leases.c.id == row["id"])
+                    .values(stop_requested_at_ms=to_ms(now), stop_cause=cause.value)
+                )
+                store.move(tx, lease.job, Event.STOPPING, now, lease=lease.id, facts={"cause": cause.value})
+        grace = checkpoint.grace_ms if checkpoint and checkpoint.grace_ms is not None else GRACE_MS
+        backend.stop(lease.id, grace_ms=grace, signal=checkpoint.signal if checkpoint else None)
+
+    def _mark_running(self, row: Mapping[str, Any], seen: Observation) -> None:
+        start = max(m.started_at for m in seen.members if m.started_at is not None)
+        with self.database.write() as tx:
+            tx.execute(update(leases).where(leases.c.id == row["id"]).values(started_at_ms=to_ms(start)))
+            store.move(
+                tx,
+                JobId(row["job"]),
+                Event.MEMBERS_RUNNING,
+                self.clock.now(),
+                lease=LeaseId(row["id"]),
+                facts={"started_at_ms": to_ms(start), "pids": [m.pid for m in seen.members]},
+            )
+
+    def _meter_until_midnight(self, row: Mapping[str, Any], seen: Observation) -> None:
+        """At each local midnight a running job's usage so far is recorded and settled (interim settlement)."""
+        with self.database.read() as tx:
+            stored = tx.execute(select(leases).where(leases.c.id == row["id"])).mappings().one()
+            pool = tx.execute(select(pools).where(pools.c.id == row["pool"])).mappings().one()
+        records = usage_until(stored, pool, seen, self.clock.boot_ms(), self.zone)
+        for record in records:
+            with self.database.write() as tx:
+                store.add_usage(tx, record)
+                tx.execute(update(leases).where(leases.c.id == row["id"]).values(metered_until_ms=to_ms(record.end)))
+                self.budget.charge(tx, JobId(row["job"]), self.clock.now(), final=False)
+
+    def _finish(self, row: Mapping[str, Any], seen: Observation) -> None:
+        """The lease is over: usage, state, devices and money change in one transaction, or none of them does."""
+        now = self.clock.now()
+        with self.database.write() as tx:
+            stored = tx.execute(select(leases).where(leases.c.id == row["id"])).mappings().one()
+            if stored["released_at_ms"] is not None:
+                return
+            pool = tx.execute(select(pools).where(pools.c.id == stored["pool"])).mappings().one()
+            ending = ending_of(stored, seen)
+            for record in usage_of_end(stored, pool, seen, ending, now):
+                store.add_usage(tx, record)
+            billed = billed_interval(seen)
+            store.release(
+                tx,
+                row["id"],
+                cause=ending.cause,
+                exit_code=ending.exit_code,
+                started=billed.start if billed else None,
+                now=now,
+            )
+            self._end_job(tx, JobId(row["job"]), LeaseId(row["id"]), ending, seen, now)
+            self.budget.charge(tx, JobId(row["job"]), now, final=True)
+
+    def _end_job(
+        self, tx: Connection, job: JobId, lease: LeaseId, ending: Ending, seen: Observation, now: datetime
+    ) -> None:
+        state = State(tx.execute(select(jobs.c.state).where(jobs.c.id == job)).scalar_one())
+        if state is State.RESERVED and any(m.started_ms is not None for m in seen.members):
+            state = store.move(tx, job, Event.LAUNCHED, now, lease=lease, facts={"seen": "after it ended"})
+        if state is State.STARTING and billed_interval(seen) is not None:
+            billed = billed_interval(seen)
+            assert billed is not None
+            store.move(tx, job, Event.MEMBERS_RUNNING, now, lease=lease, facts={"started_at_ms": to_ms(billed.start)})
+        store.move(
+            tx,
+            job,
+            ending.event,
+            now,
+            lease=lease,
+            facts={
+                "exit_codes": [m.exit_code for m in seen.members],
+                "cause": ending.cause.value,
+                "details": sorted({m.detail for m in seen.members if m.detail}),
+            },
+            exit_code=ending.exit_code,
+            cause=ending.cause.value,
+        )
+
+    # --- leases to come -------------------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        now = self.clock.now()
+        with self.database.read() as tx:
+            if not self._replan(tx, now):
+                return
+            snapshot = view.snapshot(tx, now, self.budget)
+        decided = plan(snapshot, self.policy)
+        for launch in decided.launches:
+            self._reserve_and_launch(launch, decided)
+        if decided.waits:
+            with self.database.write() as tx:
+                for wait in decided.waits:
+                    store.set_pending(tx, wait.job, wait.pending, pending_document(wait.pending), now)
+        with self.database.read() as tx:
+            self._planned_version = store.version(tx)
+        self.last_plan = decided
+
+    _planned_version = -1
+
+    def _replan(self, tx: Connection, now: datetime) -> bool:
+        waiting = (State.SUBMITTED.value, State.PENDING.value)
+        if tx.execute(select(jobs.c.id).where(jobs.c.state.in_(waiting)).limit(1)).first() is None:
+            return False
+        stale = self.last_plan is None or now - self.last_plan.now >= REPLAN_AFTER
+        return stale or store.version(tx) != self._planned_version
+
+    def _reserve_and_launch(self, launch: Launch, decided: Plan) -> None:
+        now = self.clock.now()
+        with self.database.write() as tx:
+            lease = self._lease(tx, launch, now)
+            outcome = store.reserve(tx, launch, lease, self.budget, decided.based_on, now)
+            if isinstance(outcome, Refusal):
+                store.set_refused(tx, launch.job, outcome, now)
+        if isinstance(outcome, Held):
+            self._launch(self.backends[lease.backend], lease)
+        else:
+            log.info("not_reserved", job=launch.job, outcome=outcome)
+
+    def _lease(self, tx: Connection, launch: Launch, now: datetime) -> Lease:
+        job = store.job_row(tx, launch.job)
+        pool = tx.execute(select(pools).where(pools.c.id == launch.placement.pool)).mappings().one()
+        assert job is not None, "the plan was made from stored jobs, which are never deleted"
+        return Lease(
+            id=launch.lease,
+            job=launch.job,
+            firm=launch.firm,
+            spec=store.spec_of(job),
+            placement=launch.placement,
+            backend=pool["backend"],
+            price_fen_per_device_hour=pool["price_fen_per_device_hour"],
+            reserved_at=now,
+            visibility={m.rank: view.visibility(tx, m.devices) for m in launch.placement.members},
+        )
+
+    def _launch(self, backend: Backend, lease: Lease) -> None:
+        refusal = backend.launch(lease)
+        now = self.clock.now()
+        with self.database.write() as tx:
+            state = State(tx.execute(select(jobs.c.state).where(jobs.c.id == lease.job)).scalar_one())
+            if refusal is None:
+                if state is State.RESERVED:
+                    store.move(tx, lease.job, Event.LAUNCHED, now, lease=lease.id, facts={"backend": backend.name})
+                return
+            store.release(tx, lease.id, cause=Cause.LAUNCH_FAILED, exit_code=None, started=None, now=now)
+            event = Event.REJECTED if state is State.RESERVED else Event.NODE_FAILED
+            facts = {"code": refusal.code, **dict(refusal.facts)}
+            store.move(tx, lease.job, event, now, lease=lease.id, facts=facts, cause=Cause.LAUNCH_FAILED.value)
+            self.budget.charge(tx, lease.job, now, final=True)
+
+
+def _broken(seen: Observation) -> bool:
+    """A gang is whole or over: one member gone, or ended badly, ends the rest."""
+    return any(
+        m.phase is MemberPhase.LOST or (m.phase is MemberPhase.EXITED and m.exit_code != 0) for m in seen.members
+    )
+
+

@@ -1,0 +1,498 @@
+"""Store of the work side: pools, nodes, jobs and the lease journal. Every function takes an open transaction.
+
+The lease journal is the spine: `reserve` takes devices and money together or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import IntegrityError
+
+from adapters.accelerator import Accelerator
+from adapters.chain import canonical
+from adapters.sample import Sample
+from scheduler import journal
+from scheduler.clock import to_ms
+from scheduler.job import JobId, JobSpec
+from scheduler.jobfile import canonical_form, from_canonical, spec_hash
+from scheduler.lease import Cause, Lease, LeaseId
+from scheduler.lifecycle import Event, State, advance
+from scheduler.plan import Launch, Pending, PendingKind
+from scheduler.ports import Budget, Held
+from scheduler.refusal import Refusal
+from scheduler.schema import (
+    counters,
+    devices,
+    job_events,
+    jobs,
+    lease_devices,
+    leases,
+    nodes,
+    pools,
+    queues,
+    samples,
+    usage_records,
+)
+from scheduler.usage import UsageRecord
+
+VERSION = "snapshot_version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """What a plan assumed is no longer so; the next tick plans again. Nothing was taken."""
+
+    job: JobId
+    what: str
+
+
+def text_of(value: Any) -> str:
+    """Canonical JSON text, the one form JSON takes in a column."""
+    return canonical(value).decode()
+
+
+# --- places -------------------------------------------------------------------------------------------------------
+
+
+def add_pool(
+    tx: Connection,
+    *,
+    id: str,  # noqa: A002 - the column's name
+    provider: str,
+    site: str,
+    region: str,
+    backend: str,
+    vendor: str,
+    model: str,
+    source: str,
+    price_fen_per_device_hour: int,
+    now: datetime,
+) -> Refusal | None:
+    """The pool exists afterwards; adding an equal one again changes nothing, another under its id is refused."""
+    wanted = {
+        "id": id,
+        "provider": provider,
+        "site": site,
+        "region": region,
+        "backend": backend,
+        "vendor": vendor,
+        "model": model,
+        "source": source,
+    }
+    row = tx.execute(select(pools).where(pools.c.id == id)).mappings().first()
+    if row is not None:
+        different = sorted(k for k, v in wanted.items() if row[k] != v)
+        return Refusal(code="POOL_EXISTS", facts={"pool": id, "different": different}) if different else None
+    tx.execute(
+        insert(pools).values(**wanted, price_fen_per_device_hour=price_fen_per_device_hour, created_at_ms=to_ms(now))
+    )
+    touch(tx)
+    return None
+
+
+def add_node(
+    tx: Connection,
+    *,
+    id: str,  # noqa: A002 - the column's name
+    pool: str,
+    devices: Sequence[Accelerator],
+    now: datetime,
+    cpu_milli: int | None = None,
+    memory_bytes: int | None = None,
+    rack: str | None = None,
+) -> Refusal | None:
+    """The node and its devices exist afterwards. A device known under another node is refused: serials are unique."""
+    if tx.execute(select(pools.c.id).where(pools.c.id == pool)).first() is None:
+        return Refusal(code="POOL_UNKNOWN", facts={"pool": pool})
+    row = tx.execute(select(nodes.c.pool).where(nodes.c.id == id)).first()
+    if row is not None and row.pool != pool:
+        return Refusal(code="NODE_EXISTS", facts={"node": id, "pool": row.pool})
+    elsewhere = _devices_elsewhere(tx, id, [d.uuid for d in devices])
+    if elsewhere:
+        return Refusal(code="DEVICE_ELSEWHERE", facts={"node": id, "devices": elsewhere})
+    if row is None:
+        tx.execute(
+            insert(nodes).values(
+                id=id, pool=pool, cpu_milli=cpu_milli, memory_bytes=memory_bytes, rack=rack, created_at_ms=to_ms(now)
+            )
+        )
+    _put_devices(tx, id, devices)
+    tx.execute(update(nodes).where(nodes.c.id == id).values(heartbeat_at_ms=to_ms(now)))
+    touch(tx)
+    return None
+
+
+def heartbeat(tx: Connection, node: str, inventory: Sequence[Accelerator], at: datetime) -> Refusal | None:
+    """The node was alive at `at` and held these devices; an unknown node, or a device of another one, is refused."""
+    if tx.execute(select(nodes.c.id).where(nodes.c.id == node)).first() is None:
+        return Refusal(code="NODE_UNKNOWN", facts={"node": node})
+    elsewhere = _devices_elsewhere(tx, node, [d.uuid for d in inventory])
+    if elsewhere:
+        return Refusal(code="DEVICE_ELSEWHERE", facts={"node": node, "devices": elsewhere})
+    _put_devices(tx, node, inventory)
+    tx.execute(update(nodes).where(nodes.c.id == node).values(heartbeat_at_ms=to_ms(at)))
+    return None
+
+
+def set_schedulable(tx: Connection, node: str, schedulable: bool, now: datetime) -> Refusal | None:
+    """The planner uses the node (again), or leaves it out; running leases stay."""
+    done = tx.execute(update(nodes).where(nodes.c.id == node).values(schedulable=int(schedulable)))
+    if done.rowcount == 0:
+        return Refusal(code="NODE_UNKNOWN", facts={"node": node, "at": to_ms(now)})
+    touch(tx)
+    return None
+
+
+def set_queue(tx: Connection, name: str, nominal_devices: int | None) -> None:
+    """The queue may hold at most nominal_devices at once; None lifts the limit."""
+    upsert(tx, queues, {"name": name, "nominal_devices": nominal_devices}, key=("name",))
+    touch(tx)
+
+
+def add_samples(tx: Connection, batch: Sequence[Sample]) -> int:
+    """Keep readings of known devices, one row per (device, instant); returns how many rows were new."""
+    known = set(tx.execute(select(devices.c.uuid)).scalars())
+    values = [
+        {
+            "device": s.uuid,
+            "at_ms": to_ms(s.at),
+            "utilisation_ratio": s.utilisation_ratio,
+            "utilisation_semantics": s.utilisation_semantics,
+            "memory_used_bytes": s.memory_used_bytes,
+            "power_watts": s.power_watts,
+            "temperature_celsius": s.temperature_celsius,
+        }
+        for s in batch
+        if s.uuid in known
+    ]
+    if not values:
+        return 0
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    before = tx.execute(select(func.count()).select_from(samples)).scalar_one()
+    tx.execute(make(samples).on_conflict_do_nothing(), values)
+    return int(tx.execute(select(func.count()).select_from(samples)).scalar_one()) - int(before)
+
+
+def _devices_elsewhere(tx: Connection, node: str, uuids: Sequence[str]) -> list[str]:
+    found = tx.execute(select(devices.c.uuid).where(devices.c.uuid.in_(uuids), devices.c.node != node)).scalars()
+    return sorted(found)
+
+
+def _put_devices(tx: Connection, node: str, inventory: Sequence[Accelerator]) -> None:
+    for device in inventory:
+        upsert(
+            tx,
+            devices,
+            {
+                "uuid": device.uuid,
+                "node": node,
+                "idx": device.index,
+                "vendor": device.vendor,
+                "model": device.model,
+                "model_raw": device.model_raw,
+                "serial": device.serial,
+                "pci_bdf": device.pci_bdf,
+                "visible_id": device.visible_id,
+                "memory_total_bytes": device.memory_total_bytes,
+                "driver_version": device.driver_version,
+                "health": device.health.value,
+                "source": device.source.value,
+                "evidence_level": int(device.evidence_level),
+                "problems": text_of(list(device.problems)),
+            },
+            key=("uuid",),
+        )
+
+
+def upsert(tx: Connection, table: Any, values: Mapping[str, Any], *, key: tuple[str, ...]) -> None:
+    """Insert, or update the row of that key, on SQLite and PostgreSQL."""
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    rest = {k: v for k, v in values.items() if k not in key}
+    statement = make(table).values(**values)
+    tx.execute(
+        statement.on_conflict_do_update(index_elements=list(key), set_=rest) if rest else statement.on_conflict_do_nothing()
+    )
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+def submit(tx: Connection, *, job: JobId, firm: str, spec: JobSpec, now: datetime) -> None:
+    """The job waits in its queue; its canonical form and hash are what the bill will cite."""
+    tx.execute(
+        insert(jobs).values(
+            id=job,
+            name=spec.name,
+            firm=firm,
+            queue=spec.queue,
+            priority=spec.priority.value,
+            spec=text_of(canonical_form(spec)),
+            spec_sha256=spec_hash(spec),
+            submitted_at_ms=to_ms(now),
+            state=State.SUBMITTED.value,
+        )
+    )
+    _tell(tx, job, None, now, "submitted", None, State.SUBMITTED, {})
+    touch(tx)
+
+
+def request_cancel(tx: Connection, job: JobId, now: datetime) -> Refusal | None:
+    """The job will be stopped; a waiting one is cancelled at once. Repeating is harmless, an ended job refuses."""
+    row = tx.execute(select(jobs).where(jobs.c.id == job)).mappings().first()
+    if row is None:
+        return Refusal(code="JOB_UNKNOWN", facts={"job": job})
+    state = State(row["state"])
+    if state.terminal:
+        if row["cancel_requested_at_ms"] is not None:
+            return None
+        return Refusal(code="JOB_ENDED", facts={"job": job, "state": state.value})
+    if row["cancel_requested_at_ms"] is None:
+        tx.execute(update(jobs).where(jobs.c.id == job).values(cancel_requested_at_ms=to_ms(now)))
+    if not state.holds_devices:
+        move(tx, job, Event.CANCELLED, now, facts={"by": "user"})
+    return None
+
+
+def job_row(tx: Connection, job: str) -> RowMapping | None:
+    return tx.execute(select(jobs).where(jobs.c.id == job)).mappings().first()
+
+
+def spec_of(row: Mapping[str, Any]) -> JobSpec:
+    return from_canonical(json.loads(row["spec"]))
+
+
+def story(tx: Connection, job: str) -> tuple[dict[str, Any], ...]:
+    """Every event of a job in order: {seq, at_ms, event, state_from, state_to, lease, facts}."""
+    found = tx.execute(select(job_events).where(job_events.c.job == job).order_by(job_events.c.seq)).mappings()
+    return tuple(
+        {
+            **{k: row[k] for k in ("seq", "at_ms", "event", "state_from", "state_to", "lease")},
+            "facts": json.loads(row["facts"]),
+        }
+        for row in found
+    )
+
+
+def move(
+    tx: Connection,
+    job: JobId,
+    event: Event,
+    now: datetime,
+    *,
+    lease: LeaseId | None = None,
+    facts: Mapping[str, Any] | None = None,
+    **columns: Any,
+) -> State:
+    """Advance a job along the state table and journal it; InvalidTransition (with the story) where it may not go."""
+    row = tx.execute(select(jobs.c.state).where(jobs.c.id == job)).one()
+    before = State(row.state)
+    told = [e["event"] for e in story(tx, job)]
+    after = advance(job, before, event, told)
+    values: dict[str, Any] = {"state": after.value, "version": jobs.c.version + 1, **columns}
+    if after.terminal:
+        values |= {"ended_at_ms": to_ms(now), "pending": None}
+    tx.execute(update(jobs).where(jobs.c.id == job).values(**values))
+    _tell(tx, job, lease, now, event.value, before, after, facts or {})
+    touch(tx)
+    return after
+
+
+def set_pending(tx: Connection, job: JobId, pending: Pending, document: Mapping[str, Any], now: datetime) -> None:
+    """Keep why a job waits; the story gets a line only when the code changes."""
+    row = tx.execute(select(jobs.c.state, jobs.c.pending, jobs.c.pending_since_ms).where(jobs.c.id == job)).one()
+    if State(row.state) not in (State.SUBMITTED, State.PENDING):
+        return
+    before = json.loads(row.pending) if row.pending else {}
+    same = before.get("code") == pending.code
+    since = row.pending_since_ms if same and row.pending_since_ms else to_ms(now)
+    body = {**document, "since": since}
+    if not same or State(row.state) is State.SUBMITTED:
+        move(tx, job, Event.EVALUATED, now, facts={"code": pending.code, "scope": pending.scope})
+    if body != before:
+        tx.execute(update(jobs).where(jobs.c.id == job).values(pending=text_of(body), pending_since_ms=since))
+
+
+def _tell(
+    tx: Connection,
+    job: str,
+    lease: str | None,
+    now: datetime,
+    event: str,
+    before: State | None,
+    after: State,
+    facts: Mapping[str, Any],
+) -> None:
+    journal.append(
+        tx,
+        job_events,
+        {
+            "job": job,
+            "lease": lease,
+            "at_ms": to_ms(now),
+            "event": event,
+            "state_from": before.value if before else None,
+            "state_to": after.value,
+            "facts": text_of(dict(facts)),
+        },
+    )
+
+
+# --- leases -------------------------------------------------------------------------------------------------------
+
+
+def reserve(tx: Connection, launch: Launch, lease: Lease, budget: Budget, based_on: int, now: datetime) -> Held | Conflict | Refusal:
+    """Devices and money are held for the lease, or neither: one savepoint around guarded inserts and the hold.
+
+    Optimistic: the plan may be older than the database (`based_on`), so every assumption is checked again here.
+    """
+    savepoint = tx.begin_nested()
+    outcome = _reserve(tx, launch, lease, budget, based_on, now)
+    if isinstance(outcome, Held):
+        savepoint.commit()
+    else:
+        savepoint.rollback()
+    return outcome
+
+
+def _reserve(
+    tx: Connection, launch: Launch, lease: Lease, budget: Budget, based_on: int, now: datetime
+) -> Held | Conflict | Refusal:
+    job = tx.execute(select(jobs).where(jobs.c.id == lease.job)).mappings().one()
+    if State(job["state"]) not in (State.SUBMITTED, State.PENDING) or job["cancel_requested_at_ms"] is not None:
+        return Conflict(job=lease.job, what=f"job is {job['state']}")
+    where = {member.node: member for member in launch.placement.members}
+    usable = tx.execute(select(nodes.c.id).where(nodes.c.id.in_(list(where)), nodes.c.schedulable == 1)).scalars()
+    missing = sorted(set(where) - set(usable))
+    if missing:
+        return Conflict(job=lease.job, what=f"nodes not schedulable: {', '.join(missing)}")
+    pool = tx.execute(select(pools).where(pools.c.id == launch.placement.pool)).mappings().one()
+    if pool["price_fen_per_device_hour"] != lease.price_fen_per_device_hour:
+        return Conflict(job=lease.job, what="the price changed")
+    try:
+        tx.execute(
+            insert(leases).values(
+                id=lease.id,
+                job=lease.job,
+                firm=lease.firm,
+                queue=lease.spec.queue,
+                pool=launch.placement.pool,
+                backend=lease.backend,
+                model=launch.placement.model,
+                source=pool["source"],
+                device_count=launch.placement.device_count,
+                price_fen_per_device_hour=lease.price_fen_per_device_hour,
+                time_limit_ms=lease.spec.time_limit_ms,
+                based_on=based_on,
+                reserved_at_ms=to_ms(now),
+            )
+        )
+        tx.execute(
+            insert(lease_devices),
+            [
+                {"lease": lease.id, "device": uuid, "node": member.node, "rank": member.rank, "idx": index}
+                for member in launch.placement.members
+                for index, uuid in enumerate(member.devices)
+            ],
+        )
+    except IntegrityError:
+        return Conflict(job=lease.job, what="a device was taken meanwhile")
+    held = budget.hold(tx, lease, now)
+    if isinstance(held, Refusal):
+        return held
+    move(
+        tx,
+        lease.job,
+        Event.RESERVED,
+        now,
+        lease=lease.id,
+        facts={
+            "pool": lease.placement.pool,
+            "model": lease.placement.model,
+            "devices": lease.placement.device_count,
+            "price_fen_per_device_hour": lease.price_fen_per_device_hour,
+            "gross_fen": launch.chosen.gross_fen,
+            "net_fen": launch.chosen.net_fen,
+            "hold_fen": {str(year): fen for year, fen in sorted(held.by_year.items())},
+            "short": list(held.short),
+            "rejected": [{"pool": c.pool, "net_fen": c.net_fen, "gross_fen": c.gross_fen} for c in launch.rejected],
+        },
+        attempt=jobs.c.attempt + 1,
+        pending=None,
+        pending_since_ms=None,
+    )
+    return held
+
+
+def held_leases(tx: Connection) -> list[RowMapping]:
+    """Every lease that still holds its devices, oldest first."""
+    query = select(leases).where(leases.c.released_at_ms.is_(None)).order_by(leases.c.reserved_at_ms, leases.c.id)
+    return list(tx.execute(query).mappings())
+
+
+def release(tx: Connection, lease: str, *, cause: Cause, exit_code: int | None, started: datetime | None, now: datetime) -> None:
+    """The lease's devices are free again."""
+    tx.execute(
+        update(leases)
+        .where(leases.c.id == lease)
+        .values(
+            released_at_ms=to_ms(now),
+            cause=cause.value,
+            exit_code=exit_code,
+            started_at_ms=to_ms(started) if started else leases.c.started_at_ms,
+        )
+    )
+    tx.execute(update(lease_devices).where(lease_devices.c.lease == lease).values(released=1))
+    touch(tx)
+
+
+def add_usage(tx: Connection, record: UsageRecord) -> None:
+    """Append what a lease consumed; the same stretch twice is refused by the database."""
+    journal.append(
+        tx,
+        usage_records,
+        {
+            "lease": record.lease,
+            "job": record.job,
+            "firm": record.firm,
+            "provider": record.provider,
+            "site": record.site,
+            "pool": record.pool,
+            "vendor": record.vendor,
+            "model": record.model,
+            "source": record.source.value,
+            "kind": record.kind.value,
+            "cause": record.cause,
+            "devices": record.devices,
+            "share_permille": record.share_permille,
+            "start_ms": to_ms(record.start),
+            "end_ms": to_ms(record.end),
+            "price_fen_per_device_hour": record.price_fen_per_device_hour,
+        },
+    )
+
+
+def version(tx: Connection) -> int:
+    """The counter that a snapshot carries and a plan is based on."""
+    return int(tx.execute(select(counters.c.value).where(counters.c.name == VERSION)).scalar() or 0)
+
+
+def touch(tx: Connection) -> None:
+    """What the planner knows has changed."""
+    upsert_counter = update(counters).where(counters.c.name == VERSION).values(value=counters.c.value + 1)
+    if tx.execute(upsert_counter).rowcount == 0:
+        tx.execute(insert(counters).values(name=VERSION, value=1))
+
+
+def set_refused(tx: Connection, job: JobId, refusal: Refusal, now: datetime) -> None:
+    """The budget said no: the job waits, and says what for (kind policy: somebody must act)."""
+    pending = Pending(code=refusal.code, kind=PendingKind.POLICY, scope="budget")
+    document = {"code": refusal.code, "kind": "policy", "scope": "budget", "facts": dict(refusal.facts)}
+    set_pending(tx, job, pending, document, now)
