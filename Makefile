@@ -1,0 +1,70 @@
+# Two commands do everything: `make demo` runs the main job, `make test` passes the tests.
+# Each target creates what it needs: .venv (platform), .venv-jobs (user jobs), the browser files from npm.
+.POSIX:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench wheel-test screenshots clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS := .venv-jobs
+PIP := $(BIN)/uv pip install --quiet --require-hashes
+VENDOR := api/pages/static/vendor/htmx.min.js
+
+help:
+	@echo "make demo        run the whole journey on this machine   (DEMO_ARGS='--once -o json' to print one document and exit)"
+	@echo "make test        run the tests"
+	@echo "make check       lint, types, import contracts, dependencies"
+	@echo "make bench       run the benchmarks"
+	@echo "make wheel-test  build the wheel and run the contract tests against it, outside the checkout"
+
+demo: $(VENV)/.run $(JOBS)/.ready $(VENDOR)
+	@YISUAN_JOB_PATH="$(CURDIR)/$(JOBS)/bin:/usr/local/bin:/usr/bin:/bin" $(BIN)/yisuan demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev $(JOBS)/.ready $(VENDOR)
+	@$(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry .
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+wheel-test: $(VENV)/.dev $(VENDOR)
+	@sh tests/wheel-test
+
+$(VENV)/.base: locks/bootstrap.txt
+	@sh locks/venv "$(PYTHON)" "$(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/bootstrap.txt >&2
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.base locks/run.txt pyproject.toml
+	@echo "Installing yisuan …" >&2
+	@$(PIP) --python $(BIN)/python -r locks/run.txt >&2
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . >&2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run locks/dev.txt
+	@echo "Installing what tests and checks need …" >&2
+	@$(PIP) --python $(BIN)/python -r locks/dev.txt >&2
+	@touch $@
+
+# User jobs never run in the platform's environment; the examples get one of their own.
+$(JOBS)/.ready: $(VENV)/.base locks/jobs.txt
+	@echo "Installing the example jobs' environment …" >&2
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(JOBS) >&2
+	@$(PIP) --python $(JOBS)/bin/python -r locks/jobs.txt >&2
+	@touch $@
+
+$(VENDOR): $(VENV)/.run api/pages/package-lock.json
+	@command -v npm >/dev/null 2>&1 || $(PIP) --python $(BIN)/python -r locks/node.txt >&2
+	@$(BIN)/python -m api.pages.build >&2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(JOBS) .demo dist api/pages/static/vendor
