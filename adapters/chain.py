@@ -17,7 +17,7 @@ GENESIS = "0" * 64
 
 def canonical(body: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """The one byte form of a JSON value (RFC 8785). Integers beyond 2^53 are refused with ValueError."""
-    return rfc8785.dumps(body)  # type: ignore[arg-type]
+    return rfc8785.dumps(body)
 
 
 def digest(body: Mapping[str, Any] | Sequence[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,7 +48,7 @@ def integrate(
     """
     total = 0.0
     covered = 0
-    for (left_at, left), (right_at, right) in zip(samples, samples[1:], strict=False):
+    for (left_at, left), (right_at, right) in itertools.pairwise(samples):
         low, high = max(left_at, start), min(right_at, end)
         span_ms = _milliseconds(left_at, right_at)
         if left is None or right is None or low >= high or span_ms > 2 * period_ms or span_ms <= 0:

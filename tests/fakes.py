@@ -112,13 +112,13 @@ class FreeBudget:
         return ()
 
     def origin(self, vendor: str, model: str, now: datetime) -> Origin:
-        return Origin.DOMESTIC if vendor == "huawei" else Origin.FOREIGN
+        return Origin.DOMESTIC if vendor == "ascend" else Origin.FOREIGN
 
     def sweep(self, tx: Any, now: datetime) -> int:
         return 0
 
 
-def simulated_device(node: str, index: int, model: str = "Ascend910B3", vendor: str = "huawei") -> Accelerator:
+def simulated_device(node: str, index: int, model: str = "Ascend910B3", vendor: str = "ascend") -> Accelerator:
     """A declared device, as the simulated vendor lists it."""
     return Accelerator(
         uuid=f"sim:{node}:{index}",

@@ -86,7 +86,7 @@ def make_platform(directory: Path, *, mark: str = "demo", policy: str = "net_cos
                 tx, subject_kind="firm", subject=FIRM, fact="eligible", start=since, end=None, evidence={}, by="op", now=now
             )
             money.claim(tx, firm=FIRM, by="firm", policy=POLICY, caps=values.firm_cap_fen, now=now)
-        for pool, vendor, model, price in (("ascend", "huawei", "Ascend910B3", 2000), ("h800", "nvidia", "H800", 1800)):
+        for pool, vendor, model, price in (("ascend", "ascend", "Ascend910B3", 2000), ("h800", "nvidia", "H800", 1800)):
             store.add_pool(
                 tx, id=pool, provider=PROVIDER, site="bj1", region="beijing", backend="local", vendor=vendor, model=model,
                 source="simulated", price_fen_per_device_hour=price, now=now,

@@ -27,7 +27,7 @@ def usage(start_ms: int, end_ms: int) -> UsageRecord:
         provider="p",
         site="s",
         pool="q",
-        vendor="huawei",
+        vendor="ascend",
         model="Ascend910B3",
         source=Source.SIMULATED,
         kind=UsageKind.RUN,

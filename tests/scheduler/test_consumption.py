@@ -16,7 +16,7 @@ from scheduler.lease import Cause, LeaseId, MemberPhase, MemberStatus, Observati
 from scheduler.lifecycle import Event
 from tests.fakes import NOON
 
-POOL = {"provider": "p", "site": "s", "vendor": "huawei"}
+POOL = {"provider": "p", "site": "s", "vendor": "ascend"}
 ZONE = ZoneInfo("Asia/Shanghai")
 
 
