@@ -1,0 +1,1 @@
+"""Money words: amounts, parameters, rules, settlement, ledger, statement, audit."""

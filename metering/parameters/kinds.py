@@ -1,0 +1,69 @@
+"""Kinds: the parameter keys that rules know, each with its unit and what a value of it may be.
+
+A new number or date is data; a new key is a line here, together with the rule that reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from metering.amount import BASIS_POINTS
+from metering.parameters import document
+from metering.parameters.document import ParameterError
+from metering.parameters.policy import CLAIM_MODE, FIRM_CAP, IN_FORCE, POOL, RATE_DOMESTIC, RATE_FOREIGN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """unit: said in the file and checked.
+
+    yearly: rows are whole local years. options: for values that are words.
+    """
+
+    unit: str
+    yearly: bool = False
+    options: tuple[str, ...] = ()
+
+
+_RATE = Kind(unit="basis_point")
+_FEN = Kind(unit="fen")
+_FEN_PER_YEAR = Kind(unit="fen_per_year", yearly=True)
+
+KEYS: Mapping[str, Kind] = MappingProxyType(
+    {
+        IN_FORCE: Kind(unit="boolean"),
+        RATE_DOMESTIC: _RATE,
+        RATE_FOREIGN: _RATE,
+        POOL: _FEN_PER_YEAR,
+        FIRM_CAP: _FEN_PER_YEAR,
+        CLAIM_MODE: Kind(unit="word", options=("draw_right", "tranche")),
+        "compute_voucher.review_required": Kind(unit="boolean"),
+        "server_subsidy.rate_ceiling": _RATE,
+        "server_subsidy.project_cap": _FEN,
+        "server_subsidy.listing_required": Kind(unit="boolean"),
+        "model_voucher.rate": _RATE,
+        "model_voucher.pool": _FEN_PER_YEAR,
+        "model_voucher.firm_cap": _FEN,
+        "model_voucher.firm_cap_period": Kind(unit="word", options=("open", "year", "term")),
+        "eligibility.clean_record": Kind(unit="year"),
+    }
+)
+
+
+def check_value(file: Path, where: str, value: Any, kind: Kind) -> int | bool | str:
+    """The value, when it is one that its unit allows; ParameterError otherwise."""
+    match kind.unit:
+        case "boolean":
+            if value is not True and value is not False:
+                raise ParameterError(file, where, f"{value!r} is not true or false")
+            return bool(value)
+        case "word":
+            return document.choice(file, where, value, kind.options)
+        case "basis_point":
+            return document.whole(file, where, value, largest=BASIS_POINTS)
+        case _:
+            return document.whole(file, where, value)

@@ -1,0 +1,178 @@
+"""Policy: what a notice fixes, as dated plain values.
+
+Pure; metering/parameters/__init__.py reads it from files.
+"""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from adapters.accelerator import Origin
+from metering.facts import Timeline
+
+IN_FORCE = "policy.in_force"
+RATE_DOMESTIC = "compute_voucher.rate_ceiling.domestic"
+RATE_FOREIGN = "compute_voucher.rate_ceiling.foreign"
+POOL = "compute_voucher.pool"
+FIRM_CAP = "compute_voucher.firm_cap"
+CLAIM_MODE = "compute_voucher.claim_mode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One value over [start, end), end None = open; the clauses it rests on; when it was written down."""
+
+    start: datetime
+    end: datetime | None
+    value: int | bool | str
+    clauses: tuple[str, ...]
+    status: str
+    recorded_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One key's rows: sorted, touching, without overlap."""
+
+    key: str
+    unit: str
+    rows: tuple[Row, ...]
+    _starts: tuple[datetime, ...] = field(init=False, repr=False, compare=False)
+    _edges: tuple[datetime, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        starts = tuple(row.start for row in self.rows)
+        end = self.rows[-1].end if self.rows else None
+        object.__setattr__(self, "_starts", starts)
+        object.__setattr__(self, "_edges", starts if end is None else (*starts, end))
+
+    def row_at(self, at: datetime) -> Row | None:
+        """The row in force at the instant; None before the first and after the last."""
+        index = bisect_right(self._starts, at) - 1
+        if index < 0:
+            return None
+        row = self.rows[index]
+        return row if row.end is None or at < row.end else None
+
+    def edges_within(self, start: datetime, end: datetime) -> tuple[datetime, ...]:
+        """Where the value may change strictly between start and end."""
+        return self._edges[bisect_right(self._edges, start) : bisect_left(self._edges, end)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clause:
+    """A clause by its number in the official text, with our own gist of it; the text itself is not kept."""
+
+    number: str
+    gist_zh: str
+    gist_en: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpretation:
+    """A question the text leaves open, the answers considered, and the one in use until it is decided."""
+
+    id: str
+    question_zh: str
+    question_en: str
+    options: tuple[str, ...]
+    chosen: str
+    decided_on: str
+    decided_by: str
+    clauses: tuple[str, ...]
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A code that every settlement carries which has a line ending after the instant."""
+
+    code: str
+    lines_ending_after: datetime
+    gist_zh: str
+    gist_en: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A notice of the zone. Every value of it has a date, a unit and a clause.
+
+    status: active | awaiting_confirmation | superseded; only an active one settles. zone: whose midnight
+    local dates use. text_sha256: of the official text, None while nobody has seen the whole of it. pool_fen,
+    firm_cap_fen: fen by local year. years: the local years in force. bundle_sha256: of the canonical JSON of
+    all its files.
+    """
+
+    id: str
+    number: str
+    title_zh: str
+    title_en: str
+    status: str
+    zone: ZoneInfo
+    text_sha256: str | None
+    parameters: Mapping[str, Parameter]
+    clauses: Mapping[str, Clause]
+    interpretations: tuple[Interpretation, ...]
+    notices: tuple[Notice, ...]
+    in_force: Timeline
+    years: tuple[int, ...]
+    pool_fen: Mapping[int, int]
+    firm_cap_fen: Mapping[int, int]
+    bundle_sha256: str
+
+    def in_force_at(self, at: datetime) -> bool:
+        """True from the policy's first instant to its end, exclusive."""
+        return self.in_force.holds_at(at)
+
+    def rate_rows(self, origin: Origin) -> Parameter:
+        """The dated rate ceilings of an origin; undetermined has the foreign ones."""
+        return self.parameters[RATE_DOMESTIC if origin is Origin.DOMESTIC else RATE_FOREIGN]
+
+    def rate_bp(self, origin: Origin, at: datetime) -> int | None:
+        """The rate ceiling in basis points; None where no row holds. Says nothing of who is eligible."""
+        row = self.rate_rows(origin).row_at(at)
+        return None if row is None else int(row.value)
+
+    def value_at(self, key: str, at: datetime) -> int | bool | str | None:
+        """A parameter's value at the instant; None where no row holds.
+
+        UnknownParameter for a key it does not have.
+        """
+        if key not in self.parameters:
+            raise UnknownParameter(f"{self.id} has no parameter {key!r}{nearest(key, self.parameters)}")
+        row = self.parameters[key].row_at(at)
+        return None if row is None else row.value
+
+
+class UnknownParameter(LookupError):
+    """A key that the policy does not have; the message names the nearest that it has."""
+
+
+class UnknownPolicy(LookupError):
+    """An id under which no policy was loaded; the message names the nearest that was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Every policy loaded, by id."""
+
+    policies: Mapping[str, Policy]
+
+    def policy(self, id: str) -> Policy:  # noqa: A002 - the word of the format
+        """The policy of this id; UnknownPolicy names the nearest that exists."""
+        if id not in self.policies:
+            raise UnknownPolicy(f"policy {id!r} is not known{nearest(id, self.policies)}")
+        return self.policies[id]
+
+
+def nearest(word: str, known: Mapping[str, object]) -> str:
+    """The end of a message about an unknown word: "; nearest is 'x'", or what there is."""
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; nearest is {close[0]!r}"
+    return f"; known are {', '.join(sorted(known))}" if known else "; none is known"
