@@ -142,9 +142,7 @@ class Catalog:
         problem = f"model {device.model_raw!r} with {held} is not in the catalogue"
         if sold and sold[0].memory_bytes is not None:
             mib = sold[0].memory_bytes // sold[0].dies >> 20
-            problem = (
-                f"model {device.model_raw!r} with {held} contradicts the catalogue: {sold[0].model} has {mib}"
-            )
+            problem = f"model {device.model_raw!r} with {held} contradicts the catalogue: {sold[0].model} has {mib}"
         return replace(device, model=None, problems=(*device.problems, problem))
 
     def fp16_tflops(self, model: str) -> float | None:
@@ -178,9 +176,7 @@ class Catalog:
             for folded in _folded(spelling):
                 holder = self._names.setdefault(folded, chip.model)
                 if holder != chip.model:
-                    raise CatalogError(
-                        f"chips: {spelling!r} of {chip.model} names {holder}; aliases are unique"
-                    )
+                    raise CatalogError(f"chips: {spelling!r} of {chip.model} names {holder}; aliases are unique")
         for folded in _folded(chip.family):
             self._families[folded] = (*self._families.get(folded, ()), chip.model)
 

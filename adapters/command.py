@@ -34,9 +34,7 @@ def run_tool(arguments: Sequence[str], *, deadline_s: float = DEADLINE_S) -> str
             env={**os.environ, "LC_ALL": "C"},
         )
     except OSError as error:
-        raise AdapterError(
-            f"{name}: cannot be started: {error.strerror}; is the vendor's driver installed?"
-        ) from error
+        raise AdapterError(f"{name}: cannot be started: {error.strerror}; is the vendor's driver installed?") from error
     try:
         out, err = process.communicate(timeout=deadline_s)
     except subprocess.TimeoutExpired as error:

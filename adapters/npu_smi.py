@@ -212,9 +212,7 @@ def _find_layout(lines: Sequence[str]) -> tuple[int, Layout]:
             for layout in LAYOUTS:
                 if (layout.first, layout.second) == (first, second):
                     return start, layout
-            raise AdapterError(
-                f"npu-smi: this table's layout is not known; its header is {first!r} / {second!r}"
-            )
+            raise AdapterError(f"npu-smi: this table's layout is not known; its header is {first!r} / {second!r}")
     raise AdapterError("npu-smi: no table of `npu-smi info`")
 
 
@@ -243,9 +241,7 @@ def _read_row(pair: Sequence[str], position: int, layout: Layout) -> _Row:
     below = [cell.strip() for cell in pair[1].strip("|").split("|")] if len(pair) == 2 else []
     state = _STATE.fullmatch(above[2]) if len(above) == 3 else None
     use = _USE.fullmatch(below[2]) if len(below) == 3 else None
-    problems = [
-        f"cannot be read: {line!r}" for line, read in zip(pair, (state, use), strict=False) if not read
-    ]
+    problems = [f"cannot be read: {line!r}" for line, read in zip(pair, (state, use), strict=False) if not read]
     head, tail = above[0].split(None, 1), (below[0].split() if below else [])
     used, total = _memory(use, layout) if use else (None, None)
     if used is not None and total is not None and used > total:

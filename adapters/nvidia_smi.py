@@ -77,15 +77,11 @@ def parse_csv(text: str, written_at: datetime, catalog: Catalog) -> Reading:
     elif len(lines[0]) == len(BARE_QUERY) and lines[0][2].startswith("GPU-"):
         header = list(BARE_QUERY)
     else:
-        raise AdapterError(
-            f"nvidia-smi CSV: no header with a uuid column; it begins {','.join(lines[0])[:120]!r}"
-        )
+        raise AdapterError(f"nvidia-smi CSV: no header with a uuid column; it begins {','.join(lines[0])[:120]!r}")
     rows, problems = [], []
     for number, cells in enumerate(lines, start=1):
         if len(cells) != len(header):
-            problems.append(
-                f"row {number} has {len(cells)} cells where the header has {len(header)}; not read"
-            )
+            problems.append(f"row {number} has {len(cells)} cells where the header has {len(header)}; not read")
             continue
         rows.append(_csv_row(dict(zip(header, cells, strict=True))))
     return _reading(rows, written_at, (NO_TIME, *problems), catalog)
@@ -145,9 +141,7 @@ def _csv_row(cells: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _reading(
-    rows: Sequence[Mapping[str, Any]], at: datetime, problems: Sequence[str], catalog: Catalog
-) -> Reading:
+def _reading(rows: Sequence[Mapping[str, Any]], at: datetime, problems: Sequence[str], catalog: Catalog) -> Reading:
     devices: list[Accelerator] = []
     samples: list[Sample] = []
     said = [problem for problem in problems if problem]

@@ -44,6 +44,7 @@ def one(platform: Platform, name: str) -> None:
     job = platform.submit(name, job_text(name))
     platform.loop.tick()
     platform.clock.advance(60)
+    platform.beat()
     platform.backend.end(f"{job}.1", 0)
     platform.loop.tick()
 

@@ -95,7 +95,9 @@ def resume(path: Path) -> tuple[int, dict[str, np.ndarray]] | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--pace", type=float, default=0.0, help="least seconds per epoch, so that there is time to watch")
+    parser.add_argument(
+        "--pace", type=float, default=0.0, help="least seconds per epoch, so that there is time to watch"
+    )
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shuffle-labels", action="store_true", help="train on noise: accuracy must fall to chance")

@@ -98,7 +98,9 @@ def audit_connection(
         except (KeyError, TypeError, ValueError, AssertionError) as problem:
             broken = (law, f"unreadable: {problem}")
         found.append(
-            Finding(law=law, ok=broken is None, record=broken[0] if broken else None, problem=broken[1] if broken else None)
+            Finding(
+                law=law, ok=broken is None, record=broken[0] if broken else None, problem=broken[1] if broken else None
+            )
         )
     records = sum(head(tx, stream)[0] for stream in checkpoint.STREAMS)
     return Report(ok=all(f.ok for f in found), records=records, laws=tuple(found))
@@ -267,7 +269,11 @@ def _ceilings(tx: Connection) -> Broken | None:
     classes: dict[tuple[str, str, int, int], list[int]] = {}
     for row in rows(tx, settlement_lines):
         name = f"settlement_lines:{row['seq']}"
-        if row["payable_fen"] < 0 or row["deduction_fen"] < 0 or row["fee_fen"] != row["deduction_fen"] + row["payable_fen"]:
+        if (
+            row["payable_fen"] < 0
+            or row["deduction_fen"] < 0
+            or row["fee_fen"] != row["deduction_fen"] + row["payable_fen"]
+        ):
             return name, "fee is not deduction plus payable, or one is negative"
         origin = "domestic" if row["origin"] == "domestic" else "foreign"
         sums = classes.setdefault((row["settlement"], origin, row["rate_bp"], row["year"]), [0, 0])
@@ -345,9 +351,7 @@ def _exclusive(tx: Connection) -> Broken | None:
 
 
 def _leases(tx: Connection) -> Broken | None:
-    reserved = {
-        row["lease"]: json.loads(row["facts"]) for row in rows(tx, job_events) if row["event"] == "reserved"
-    }
+    reserved = {row["lease"]: json.loads(row["facts"]) for row in rows(tx, job_events) if row["event"] == "reserved"}
     counts: dict[str, int] = {}
     for device in tx.execute(select(lease_devices.c.lease)):
         counts[device.lease] = counts.get(device.lease, 0) + 1
@@ -435,6 +439,7 @@ def _load_export(path: Path) -> Connection:
     connection.execute(text("PRAGMA ignore_check_constraints = ON"))  # a forged export must be read to be reported
     for index in ("one_lease_per_device", "resolved_once", "usage_once"):
         connection.execute(text(f"DROP INDEX {index}"))
+    number = 0
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
@@ -443,4 +448,6 @@ def _load_export(path: Path) -> Connection:
                 connection.execute(table.insert().values(**entry["row"]))
             except Exception as problem:  # noqa: BLE001 - whatever a forged line does, it is named
                 raise NotAuditable(f"{path}: line {number} is not a row of an export: {problem}") from None
+    if number == 0:
+        raise NotAuditable(f"{path}: empty")
     return connection

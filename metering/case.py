@@ -250,9 +250,7 @@ def _by_year(value: Any, path: str) -> dict[int, int]:
     found = {}
     for year, fen in _object(value, path, None).items():
         if not re.fullmatch(r"[0-9]{4}", year):
-            raise CaseError(
-                "BAD_YEAR", {"path": path, "value": _short(year), "expected": "a year such as 2025"}
-            )
+            raise CaseError("BAD_YEAR", {"path": path, "value": _short(year), "expected": "a year such as 2025"})
         found[int(year)] = _whole(fen, f"{path}/{year}")
     return found
 

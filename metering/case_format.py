@@ -156,9 +156,7 @@ OUTPUT: dict[str, Any] = {
                 "bundle_sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
                 "notices": {"type": "array", "items": {"type": "string"}},
                 "lines": {"type": "array", "items": _LINE},
-                "totals": _closed(
-                    dict.fromkeys(("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen"), _SUM)
-                ),
+                "totals": _closed(dict.fromkeys(("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen"), _SUM)),
                 "rooms_after": _closed(
                     {"pool": _ROOMS_BY_YEAR, "firm": _ROOMS_BY_YEAR, "contract": _SUM, "tranche": _SUM},
                     "contract",

@@ -1,7 +1,4 @@
-"""Rates: what a device-hour costs by list, as dated prices, so that a line is cut where a price changes.
-
-Pure.
-"""
+"""Rates: what a device-hour costs by list, as dated prices: a line is cut where a price changes. Pure."""
 
 from __future__ import annotations
 

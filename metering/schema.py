@@ -88,9 +88,7 @@ accounts = Table(
     Column("debits_pending", BigInteger, nullable=False, server_default=text("0")),
     Column("credits_posted", BigInteger, nullable=False, server_default=text("0")),
     Column("credits_pending", BigInteger, nullable=False, server_default=text("0")),
-    CheckConstraint(
-        "bounded = 0 OR credits_posted - debits_posted - debits_pending >= 0", name="room_not_below_zero"
-    ),
+    CheckConstraint("bounded = 0 OR credits_posted - debits_posted - debits_pending >= 0", name="room_not_below_zero"),
     CheckConstraint("debits_pending >= 0 AND credits_pending >= 0", name="pending_not_negative"),
 )
 

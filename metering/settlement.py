@@ -178,9 +178,7 @@ class _Piece:
 def _cut(entry: UsageEntry, rates: RateCard, rules: Sequence[Rule], context: Context) -> Iterator[_Piece]:
     """The entry's longest intervals with one verdict each, in order of time."""
     if entry.end < entry.start:
-        raise ValueError(
-            f"lease {entry.lease} ended {entry.end.isoformat()} before it began {entry.start.isoformat()}"
-        )
+        raise ValueError(f"lease {entry.lease} ended {entry.end.isoformat()} before it began {entry.start.isoformat()}")
     inner = {*rates.edges_within(entry.rate, entry.start, entry.end)}
     inner.update(years_begun_within(entry.start, entry.end, context.policy.zone))
     for rule in rules:
@@ -269,9 +267,7 @@ def _opened(balances: Rooms, years: Sequence[int], context: Context) -> Rooms:
     """The rooms given, and the policy's caps for the years with an eligible line that were not."""
     caps = context.policy
     pool = dict(balances.pool) | {year: caps.pool_fen[year] for year in years if year not in balances.pool}
-    firm = dict(balances.firm) | {
-        year: caps.firm_cap_fen[year] for year in years if year not in balances.firm
-    }
+    firm = dict(balances.firm) | {year: caps.firm_cap_fen[year] for year in years if year not in balances.firm}
     for left in (*pool.values(), *firm.values(), balances.contract or 0, balances.tranche or 0):
         if left < 0:
             raise ValueError(f"a room of {left} fen; rooms are never below 0")
@@ -330,9 +326,7 @@ def _line(piece: _Piece, deduction: int, short: Mapping[int, tuple[str, ...]]) -
         rate_bp=piece.rate_bp,
         deduction_fen=deduction,
         payable_fen=piece.fee - deduction,
-        reasons=tuple(dict.fromkeys(e.reason for e in exclusions))
-        if exclusions
-        else short[piece.verdict.year],
+        reasons=tuple(dict.fromkeys(e.reason for e in exclusions)) if exclusions else short[piece.verdict.year],
         clauses=piece.clauses,
     )
 
@@ -341,9 +335,7 @@ def _notices(lines: Sequence[Line], context: Context) -> tuple[str, ...]:
     if not lines:
         return ()
     last = max(line.end for line in lines)
-    return tuple(
-        sorted({notice.code for notice in context.policy.notices if last > notice.lines_ending_after})
-    )
+    return tuple(sorted({notice.code for notice in context.policy.notices if last > notice.lines_ending_after}))
 
 
 # --- the published form ---------------------------------------------------------------------------
@@ -356,11 +348,7 @@ def document(settlement: Settlement) -> dict[str, Any]:
         "pool": {f"{year:04d}": fen for year, fen in rooms.pool.items()},
         "firm": {f"{year:04d}": fen for year, fen in rooms.firm.items()},
     }
-    after |= {
-        name: fen
-        for name, fen in (("contract", rooms.contract), ("tranche", rooms.tranche))
-        if fen is not None
-    }
+    after |= {name: fen for name, fen in (("contract", rooms.contract), ("tranche", rooms.tranche)) if fen is not None}
     return {
         "version": 1,
         "policy": settlement.policy,

@@ -75,7 +75,9 @@ def _unbilled(tx: Connection, job: str) -> list[dict[str, Any]]:
     ]
 
 
-def firm_statement(tx: Connection, firm: str, start: datetime | None = None, end: datetime | None = None) -> dict[str, Any]:
+def firm_statement(
+    tx: Connection, firm: str, start: datetime | None = None, end: datetime | None = None
+) -> dict[str, Any]:
     """A firm's jobs whose latest settlement was made in [start, end), their totals, and the rooms left.
 
     {firm, name, from, to, jobs: [{job, name, settled_at, final, totals}], totals, by_origin: {origin: {fee_fen,
@@ -88,7 +90,8 @@ def firm_statement(tx: Connection, firm: str, start: datetime | None = None, end
     kept = [
         row
         for row in latest.values()
-        if (start is None or row["settled_at_ms"] >= to_ms(start)) and (end is None or row["settled_at_ms"] < to_ms(end))
+        if (start is None or row["settled_at_ms"] >= to_ms(start))
+        and (end is None or row["settled_at_ms"] < to_ms(end))
     ]
     names = {row.id: row.name for row in tx.execute(select(jobs.c.id, jobs.c.name).where(jobs.c.firm == firm))}
     by_origin: dict[str, dict[str, int]] = {}

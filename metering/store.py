@@ -29,7 +29,19 @@ from metering.ledger import (
     ledger_of,
     pool_room,
 )
-from metering.schema import accounts, facts, firms, holds, platform, prices, providers, reviews, rights, sites, transfers
+from metering.schema import (
+    accounts,
+    facts,
+    firms,
+    holds,
+    platform,
+    prices,
+    providers,
+    reviews,
+    rights,
+    sites,
+    transfers,
+)
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
 from scheduler.refusal import Refusal
@@ -100,7 +112,9 @@ def _balance(row: RowMapping) -> Balance:
     return Balance(**{name: int(row[name]) for name in names})
 
 
-def posted_of_job(tx: Connection, job: str, codes: Sequence[Code], reverse: Sequence[Code]) -> dict[tuple[AccountId, AccountId], int]:
+def posted_of_job(
+    tx: Connection, job: str, codes: Sequence[Code], reverse: Sequence[Code]
+) -> dict[tuple[AccountId, AccountId], int]:
     """What a job's transfers of these codes have moved so far, net of their reversals, per (debit, credit)."""
     found: dict[tuple[AccountId, AccountId], int] = {}
     moved = (Phase.POSTED.value, Phase.POST.value)
@@ -126,12 +140,11 @@ def trial_balance(tx: Connection) -> dict[str, Any]:
         for name in ("debits_posted", "debits_pending", "credits_posted", "credits_pending"):
             total[name] = total.get(name, 0) + int(row[name])
     balanced = all(
-        t["debits_posted"] == t["credits_posted"] and t["debits_pending"] == t["credits_pending"] for t in totals.values()
+        t["debits_posted"] == t["credits_posted"] and t["debits_pending"] == t["credits_pending"]
+        for t in totals.values()
     )
     return {
-        "accounts": [
-            {**{k: row[k] for k in row if k != "bounded"}, "available_fen": _available(row)} for row in rows
-        ],
+        "accounts": [{**{k: row[k] for k in row if k != "bounded"}, "available_fen": _available(row)} for row in rows],
         "totals": totals,
         "balanced": balanced,
     }
@@ -144,7 +157,9 @@ def _available(row: Mapping[str, Any]) -> int | None:
 # --- the zone -----------------------------------------------------------------------------------------------------
 
 
-def open_ledger(tx: Connection, *, mark: str, policy: str, pool_fen: Mapping[int, int], now: datetime) -> Refusal | None:
+def open_ledger(
+    tx: Connection, *, mark: str, policy: str, pool_fen: Mapping[int, int], now: datetime
+) -> Refusal | None:
     """The database's ledger is marked demo or live, for good, and each year's appropriation is in its pool.
 
     pool_fen: the policy's row per year (clause 2.1.1). Opening again adds years that are new and changes nothing else.
@@ -265,7 +280,9 @@ def _intersect(left: Sequence[Interval], right: Sequence[Interval]) -> tuple[Int
     return unite(found)
 
 
-def claim(tx: Connection, *, firm: str, by: str, policy: str, caps: Mapping[int, int], now: datetime) -> dict[str, Any] | Refusal:
+def claim(
+    tx: Connection, *, firm: str, by: str, policy: str, caps: Mapping[int, int], now: datetime
+) -> dict[str, Any] | Refusal:
     """The firm has a right to draw (申领): instant, idempotent; one room per year in force, nothing taken from the pool.
 
     caps: the policy's firm cap per year (clause 2.1.1). A firm with no eligibility fact is refused (clause 4.1).
@@ -318,7 +335,9 @@ def rooms(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
     return found
 
 
-def set_price(tx: Connection, *, pool: str, model: str, fen: int, start: datetime, by: str, now: datetime) -> Refusal | None:
+def set_price(
+    tx: Connection, *, pool: str, model: str, fen: int, start: datetime, by: str, now: datetime
+) -> Refusal | None:
     """The pool's price from `start` (not before now: started prices are frozen); leases keep the price they began with."""
     if start < now:
         return Refusal(code="PRICE_STARTED", facts={"pool": pool, "from_ms": to_ms(start), "now_ms": to_ms(now)})
@@ -368,5 +387,3 @@ def count_transfers(tx: Connection) -> int:
 def evidence_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """A fact's evidence as it was recorded."""
     return dict(json.loads(row["evidence"]))
-
-

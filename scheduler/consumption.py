@@ -112,7 +112,12 @@ def _midnights(since: datetime, until: datetime, zone: ZoneInfo) -> Iterator[dat
 
 
 def _record(
-    lease: Mapping[str, Any], pool: Mapping[str, Any], kind: UsageKind, cause: str | None, start: datetime, end: datetime
+    lease: Mapping[str, Any],
+    pool: Mapping[str, Any],
+    kind: UsageKind,
+    cause: str | None,
+    start: datetime,
+    end: datetime,
 ) -> UsageRecord:
     return UsageRecord(
         lease=LeaseId(lease["id"]),

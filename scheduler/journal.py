@@ -35,7 +35,9 @@ def append(tx: Connection, table: Table, values: Mapping[str, Any]) -> int:
         tx.execute(insert(chain_heads).values(stream=stream, seq=1, hash=own))
     else:
         moved = tx.execute(
-            update(chain_heads).where(chain_heads.c.stream == stream, chain_heads.c.seq == seq).values(seq=seq + 1, hash=own)
+            update(chain_heads)
+            .where(chain_heads.c.stream == stream, chain_heads.c.seq == seq)
+            .values(seq=seq + 1, hash=own)
         )
         assert moved.rowcount == 1, "the head moved inside our own write transaction"
     return int(seq) + 1

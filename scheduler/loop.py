@@ -18,11 +18,11 @@ from sqlalchemy import Connection, RowMapping, select, update
 from scheduler import store, view
 from scheduler.clock import Clock, to_ms
 from scheduler.codec import pending_document
+from scheduler.consumption import Ending, ending_of, usage_of_end, usage_until
 from scheduler.database import Database
 from scheduler.job import JobId
 from scheduler.lease import Cause, Lease, LeaseId, MemberPhase, Observation, billed_interval
 from scheduler.lifecycle import Event, State
-from scheduler.consumption import Ending, ending_of, usage_of_end, usage_until
 from scheduler.plan import Launch, Plan
 from scheduler.planner import plan
 from scheduler.policy import Policy
@@ -98,12 +98,14 @@ class Loop:
             lease = view.lease_of(tx, row)
             job = store.job_row(tx, row["job"])
         assert job is not None, "a lease row references its job"
-        if self._stop_wanted(row, job, seen):
-            self._stop(backend, row, lease, self._stop_cause(job, seen))
-        elif any(m.phase is MemberPhase.ABSENT for m in seen.members):
-            self._launch(backend, lease)
         if State(job["state"]) is State.STARTING and seen.all_running_or_done:
             self._mark_running(row, seen)
+        if self._stop_wanted(row, job, seen):
+            self._stop(backend, row, lease, self._stop_cause(job, seen))
+        if any(m.phase is MemberPhase.ABSENT for m in seen.members):
+            self._launch(
+                backend, lease
+            )  # also after a stop: a member that is told to stop before it starts must say so
         self._meter_until_midnight(row, seen)
 
     def _stop_wanted(self, row: Mapping[str, Any], job: RowMapping, seen: Observation) -> bool:
@@ -280,5 +282,3 @@ def _broken(seen: Observation) -> bool:
     return any(
         m.phase is MemberPhase.LOST or (m.phase is MemberPhase.EXITED and m.exit_code != 0) for m in seen.members
     )
-
-

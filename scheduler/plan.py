@@ -60,7 +60,8 @@ class Pending:
 class Candidate:
     """One pool a job could start in now, with what time_limit would cost there.
 
-    gross_fen: price over the whole gang and time limit; net_fen: gross less what the voucher would draw within its room.
+    gross_fen: price over the whole gang and time limit; hold_fen: what the voucher would draw within its room;
+    net_fen: gross less that. effective_fen: what a choice should compare, the voucher's part weighed by 1 - λ.
     """
 
     alternative: int
@@ -69,6 +70,7 @@ class Candidate:
     gross_fen: int
     net_fen: int
     hold_fen: int
+    effective_fen: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -218,7 +218,9 @@ def upsert(tx: Connection, table: Any, values: Mapping[str, Any], *, key: tuple[
     rest = {k: v for k, v in values.items() if k not in key}
     statement = make(table).values(**values)
     tx.execute(
-        statement.on_conflict_do_update(index_elements=list(key), set_=rest) if rest else statement.on_conflict_do_nothing()
+        statement.on_conflict_do_update(index_elements=list(key), set_=rest)
+        if rest
+        else statement.on_conflict_do_nothing()
     )
 
 
@@ -348,7 +350,9 @@ def _tell(
 # --- leases -------------------------------------------------------------------------------------------------------
 
 
-def reserve(tx: Connection, launch: Launch, lease: Lease, budget: Budget, based_on: int, now: datetime) -> Held | Conflict | Refusal:
+def reserve(
+    tx: Connection, launch: Launch, lease: Lease, budget: Budget, based_on: int, now: datetime
+) -> Held | Conflict | Refusal:
     """Devices and money are held for the lease, or neither: one savepoint around guarded inserts and the hold.
 
     Optimistic: the plan may be older than the database (`based_on`), so every assumption is checked again here.
@@ -437,7 +441,9 @@ def held_leases(tx: Connection) -> list[RowMapping]:
     return list(tx.execute(query).mappings())
 
 
-def release(tx: Connection, lease: str, *, cause: Cause, exit_code: int | None, started: datetime | None, now: datetime) -> None:
+def release(
+    tx: Connection, lease: str, *, cause: Cause, exit_code: int | None, started: datetime | None, now: datetime
+) -> None:
     """The lease's devices are free again."""
     tx.execute(
         update(leases)

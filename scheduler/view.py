@@ -19,7 +19,7 @@ from scheduler.lease import Lease, LeaseId, Member, Placement
 from scheduler.lifecycle import State
 from scheduler.node import Node, NodeId, Pool, PoolId
 from scheduler.ports import Budget
-from scheduler.schema import devices, jobs, lease_devices, leases, nodes, pools, queues
+from scheduler.schema import devices, jobs, lease_devices, nodes, pools, queues
 from scheduler.snapshot import QueueQuota, RunningLease, Snapshot, WaitingJob
 from scheduler.store import held_leases, spec_of, version
 

@@ -14,7 +14,7 @@ settings.register_profile("yisuan", deadline=None, suppress_health_check=[Health
 settings.load_profile("yisuan")
 
 
-@pytest.fixture()
+@pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
     """A small platform; see tests/platform.py."""
     made = make_platform(tmp_path)

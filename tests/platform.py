@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 import api.schema  # noqa: F401 - the one metadata must know every table
 from metering import store as money
@@ -15,12 +15,13 @@ from metering.budget import VoucherBudget
 from metering.parameters import load_origin_register, load_policies
 from metering.rule import load_rules
 from scheduler import store
+from scheduler.clock import to_ms
 from scheduler.database import Database
 from scheduler.job import JobId
 from scheduler.jobfile import parse_job
 from scheduler.loop import Loop
 from scheduler.registry import load_policy
-from scheduler.schema import jobs, metadata
+from scheduler.schema import jobs, metadata, nodes
 from tests.fakes import ScriptedBackend, SetClock, simulated_device
 
 FIRM = "91110302MA01A2B3C4"
@@ -45,6 +46,11 @@ class Platform:
             store.submit(tx, job=JobId(job), firm=firm, spec=parse_job(text), now=self.clock.now())
         return job
 
+    def beat(self) -> None:
+        """Every node is heard from now, as the agents would do."""
+        with self.database.write() as tx:
+            tx.execute(update(nodes).values(heartbeat_at_ms=to_ms(self.clock.now())))
+
     def state(self, job: str) -> str:
         with self.database.read() as tx:
             return str(tx.execute(select(jobs.c.state).where(jobs.c.id == job)).scalar_one())
@@ -54,7 +60,9 @@ class Platform:
             return [dict(row) for row in tx.execute(select(table)).mappings()]
 
 
-def job_text(name: str = "train", accelerators: str = "Ascend910B3:8", nodes: int = 1, limit: str = "2h", extra: str = "") -> str:
+def job_text(
+    name: str = "train", accelerators: str = "Ascend910B3:8", nodes: int = 1, limit: str = "2h", extra: str = ""
+) -> str:
     """A small valid job file."""
     return (
         f"name: {name}\nnodes: {nodes}\ntime_limit: {limit}\n"
@@ -78,12 +86,28 @@ def make_platform(directory: Path, *, mark: str = "demo", policy: str = "net_cos
         money.enrol_provider(tx, id=PROVIDER, name="provider", now=now)
         money.enrol_site(tx, id="bj1", provider=PROVIDER, name="site", region="beijing", now=now)
         money.enrol_firm(tx, id=FIRM, name="firm", now=now)
-        paper = {"subject": "bj1", "subject_kind": "site", "start": since, "end": None, "evidence": {}, "by": "op", "now": now}
+        paper = {
+            "subject": "bj1",
+            "subject_kind": "site",
+            "start": since,
+            "end": None,
+            "evidence": {},
+            "by": "op",
+            "now": now,
+        }
         money.record_fact(tx, fact="energy_review", **paper)  # type: ignore[arg-type]
         money.record_fact(tx, fact="energy_report", **paper)  # type: ignore[arg-type]
         if eligible:
             money.record_fact(
-                tx, subject_kind="firm", subject=FIRM, fact="eligible", start=since, end=None, evidence={}, by="op", now=now
+                tx,
+                subject_kind="firm",
+                subject=FIRM,
+                fact="eligible",
+                start=since,
+                end=None,
+                evidence={},
+                by="op",
+                now=now,
             )
             money.claim(tx, firm=FIRM, by="firm", policy=POLICY, caps=values.firm_cap_fen, now=now)
         for pool, vendor, model, price in (("ascend", "ascend", "Ascend910B3", 2000), ("h800", "nvidia", "H800", 1800)):

@@ -58,8 +58,8 @@ def test_training_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     _, output = train(tmp_path, "--epochs", "5")
 
     assert "resumed from epoch 3" in output
-    assert 2 == len(accuracies(output))
-    assert 2 == len((tmp_path / "starts.log").read_text().splitlines())
+    assert len(accuracies(output)) == 2
+    assert len((tmp_path / "starts.log").read_text().splitlines()) == 2
 
 
 @needs_environment
@@ -67,9 +67,9 @@ def test_the_failing_example_fails_with_its_own_code(tmp_path: Path) -> None:
     code, output = train(tmp_path, "--epochs", "9", "--fail-at", "2")
 
     assert code == 3
-    assert 2 == len(accuracies(output))
+    assert len(accuracies(output)) == 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_is_a_valid_job_file(path: Path) -> None:
-    assert () == unsupported(parse_job(path.read_text(encoding="utf-8")))
+    assert unsupported(parse_job(path.read_text(encoding="utf-8"))) == ()

@@ -60,6 +60,7 @@ def submit(platform: Platform, name: str, accelerators: str, *options: str) -> I
 
 def tick(platform: Platform, span: str = "0s") -> Iterator[str]:
     platform.clock.advance(int(span[:-1]) * UNITS[span[-1]])
+    platform.beat()
     before = {row["id"]: row["state"] for row in platform.rows(jobs)}
     platform.loop.tick()
     for row in platform.rows(jobs):

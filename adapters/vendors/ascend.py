@@ -26,9 +26,7 @@ class Ascend:
     """Ascend devices of this host. run: gives a tool's answer, `run_tool` unless a test brings its own."""
 
     vendor = VENDOR
-    capabilities = frozenset(
-        {Capability.UTILISATION, Capability.MEMORY, Capability.POWER, Capability.TEMPERATURE}
-    )
+    capabilities = frozenset({Capability.UTILISATION, Capability.MEMORY, Capability.POWER, Capability.TEMPERATURE})
 
     def __init__(
         self,
@@ -77,9 +75,7 @@ class Ascend:
         """
         unnumbered = [device.uuid for device in devices if device.visible_id is None]
         if unnumbered:
-            raise ValueError(
-                f"visible_id: unknown for {', '.join(unnumbered)}; no process can be confined to it"
-            )
+            raise ValueError(f"visible_id: unknown for {', '.join(unnumbered)}; no process can be confined to it")
         names = ",".join(str(device.visible_id) for device in devices)
         return {"ASCEND_RT_VISIBLE_DEVICES": names, "ASCEND_VISIBLE_DEVICES": names or "void"}
 

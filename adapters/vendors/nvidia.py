@@ -174,9 +174,7 @@ def _sample(nvml: Any, handle: Any, uuid: str, at: datetime) -> Sample:
     rates = _ask(nvml, "nvmlDeviceGetUtilizationRates", handle)
     memory = _memory(nvml, handle)
     ratio = _number(rates.gpu, 100) if rates is not None else None
-    errors = _ask(
-        nvml, "nvmlDeviceGetTotalEccErrors", handle, 1, 1
-    )  # uncorrected, aggregate over the device's life
+    errors = _ask(nvml, "nvmlDeviceGetTotalEccErrors", handle, 1, 1)  # uncorrected, aggregate over the device's life
     return Sample(
         uuid=uuid,
         at=at,
@@ -185,9 +183,7 @@ def _sample(nvml: Any, handle: Any, uuid: str, at: datetime) -> Sample:
         memory_used_bytes=_number(memory.used, 1) if memory is not None else None,
         power_watts=_number(_ask(nvml, "nvmlDeviceGetPowerUsage", handle), 1000),
         energy_joules_total=_number(_ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle), 1000),
-        temperature_celsius=_number(
-            _ask(nvml, "nvmlDeviceGetTemperature", handle, 0), 1
-        ),  # 0: the die's sensor
+        temperature_celsius=_number(_ask(nvml, "nvmlDeviceGetTemperature", handle, 0), 1),  # 0: the die's sensor
         ecc_uncorrected_total=_number(errors, 1),
     )
 

@@ -210,9 +210,7 @@ def declare(declarations: Sequence[Declaration], catalog: Catalog) -> tuple[Acce
             raise AdapterError(f"declaration: {declaration!r} needs a node and a count of at least 1")
         first = counts.get(declaration.node, 0)
         counts[declaration.node] = first + declaration.count
-        found += [
-            _declared(chip, declaration.node, index) for index in range(first, counts[declaration.node])
-        ]
+        found += [_declared(chip, declaration.node, index) for index in range(first, counts[declaration.node])]
     return tuple(found)
 
 
@@ -230,9 +228,7 @@ def read_declarations(text: str) -> tuple[Declaration, ...]:
     for place, entry in enumerate(body["devices"]):
         types = {name: type(value) for name, value in entry.items()} if isinstance(entry, dict) else {}
         if types != {"node": str, "model": str, "count": int}:
-            raise AdapterError(
-                f"devices[{place}]: {entry!r} is not {{node: text, model: text, count: whole number}}"
-            )
+            raise AdapterError(f"devices[{place}]: {entry!r} is not {{node: text, model: text, count: whole number}}")
         found.append(Declaration(**entry))
     return tuple(found)
 
@@ -266,16 +262,10 @@ def _sample(
         memories = [use.memory_bytes for _, use in holders]
         error = next((use.error for _, use in holders if use.error), None)
         if None not in ratios:  # free: the sum of nothing is a real 0
-            parts = [
-                part / len(by.devices)
-                for part, (by, _) in zip(ratios, holders, strict=True)
-                if part is not None
-            ]
+            parts = [part / len(by.devices) for part, (by, _) in zip(ratios, holders, strict=True) if part is not None]
             ratio = min(sum(parts), 1.0)
         if None not in memories:
-            memory = sum(
-                part // len(by.devices) for part, (by, _) in zip(memories, holders, strict=True) if part
-            )
+            memory = sum(part // len(by.devices) for part, (by, _) in zip(memories, holders, strict=True) if part)
     return Sample(
         uuid=device.uuid,
         at=at,

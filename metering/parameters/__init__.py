@@ -84,17 +84,10 @@ def _registered(directory: Path) -> Registry:
     listed = _listed(directory)
     found = {}
     for name, status in listed.items():
-        policy = _policy(directory / name, status)
-        if policy.id != name:
-            raise ParameterError(
-                directory / name / "policy.yaml", "id", f"{policy.id!r} in the folder {name!r}"
-            )
-        found[name] = policy
+        found[name] = _policy(directory / name, status)
     for folder in sorted(path.parent for path in directory.glob("*/policy.yaml")):
         if folder.name not in found:
-            raise ParameterError(
-                directory / "registry.yaml", "policies", f"folder {folder.name!r} is not listed"
-            )
+            raise ParameterError(directory / "registry.yaml", "policies", f"folder {folder.name!r} is not listed")
     return Registry(MappingProxyType(found))
 
 
@@ -126,6 +119,8 @@ def _policy(folder: Path, status: str | None) -> Policy:
     name = document.text(file, "id", head["id"])
     if status is None:
         status = _listed(HERE).get(name, "active")
+    elif name != folder.name:
+        raise ParameterError(file, "id", f"{name!r} in the folder {folder.name!r}")
     zone = _zone(file, head["zone"])
     clauses = _clauses(folder / "clauses.yaml", contents["clauses"])
     parameters: dict[str, Parameter] = {}
@@ -147,9 +142,7 @@ def _policy(folder: Path, status: str | None) -> Policy:
         text_sha256=_text_sha256(policy_file, head["text_sha256"], status),
         parameters=MappingProxyType(parameters),
         clauses=MappingProxyType(clauses),
-        interpretations=_interpretations(
-            folder / "interpretations.yaml", contents["interpretations"], clauses
-        ),
+        interpretations=_interpretations(folder / "interpretations.yaml", contents["interpretations"], clauses),
         notices=_notices(folder / "notices.yaml", contents["notices"], zone),
         in_force=in_force,
         years=years,
@@ -174,9 +167,7 @@ def _zone(file: Path, value: Any) -> ZoneInfo:
     try:
         return ZoneInfo(document.text(file, "zone", value))
     except (KeyError, ValueError, OSError) as problem:
-        raise ParameterError(
-            file, "zone", f"{value!r} is not a time zone such as 'Asia/Shanghai'"
-        ) from problem
+        raise ParameterError(file, "zone", f"{value!r} is not a time zone such as 'Asia/Shanghai'") from problem
 
 
 def _text_sha256(file: Path, value: Any, status: str) -> str | None:
@@ -209,8 +200,7 @@ def _interpretations(file: Path, value: Any, clauses: Mapping[str, Clause]) -> t
         said = {word: document.text(file, f"{where}.{word}", item[word]) for word in words}
         document.day(file, f"{where}.decided_on", item["decided_on"])
         options = tuple(
-            document.text(file, f"{where}.options", o)
-            for o in document.sequence(file, where, item["options"])
+            document.text(file, f"{where}.options", o) for o in document.sequence(file, where, item["options"])
         )
         document.choice(file, f"{where}.chosen", item["chosen"], options)
         cited = document.sequence(file, f"{where}.clauses", item["clauses"])
@@ -238,9 +228,7 @@ def _notices(file: Path, value: Any, zone: ZoneInfo) -> tuple[Notice, ...]:
     return tuple(found)
 
 
-def _parameters(
-    file: Path, value: Any, policy: str, clauses: Mapping[str, Clause], zone: ZoneInfo
-) -> list[Parameter]:
+def _parameters(file: Path, value: Any, policy: str, clauses: Mapping[str, Clause], zone: ZoneInfo) -> list[Parameter]:
     found = []
     for index, item in enumerate(document.sequence(file, "", value)):
         document.mapping(file, f"[{index}]", item, required=("key", "unit", "values"), optional=("note",))
@@ -254,14 +242,10 @@ def _parameters(
         rows.sort(key=lambda row: row.start)
         for before, after in pairwise(rows):
             if before.end is None or before.end > after.start:
-                raise ParameterError(
-                    file, key, f"two values hold from {after.start.astimezone(zone).isoformat()}"
-                )
+                raise ParameterError(file, key, f"two values hold from {after.start.astimezone(zone).isoformat()}")
             if before.end < after.start:
                 until = after.start.astimezone(zone).isoformat()
-                raise ParameterError(
-                    file, key, f"no value from {before.end.astimezone(zone).isoformat()} to {until}"
-                )
+                raise ParameterError(file, key, f"no value from {before.end.astimezone(zone).isoformat()} to {until}")
         found.append(Parameter(key, kind.unit, tuple(rows)))
     return found
 
@@ -272,21 +256,13 @@ def _row(
     fields = ("valid_from", "valid_to", "value", "refs", "status", "recorded_at")
     document.mapping(file, where, item, required=fields, optional=("note",))
     start = document.moment(file, f"{where}.valid_from", item["valid_from"], zone)
-    end = (
-        None
-        if item["valid_to"] is None
-        else document.moment(file, f"{where}.valid_to", item["valid_to"], zone)
-    )
+    end = None if item["valid_to"] is None else document.moment(file, f"{where}.valid_to", item["valid_to"], zone)
     if end is not None and end <= start:
-        raise ParameterError(
-            file, f"{where}.valid_to", f"{item['valid_to']!r} is not after {item['valid_from']!r}"
-        )
+        raise ParameterError(file, f"{where}.valid_to", f"{item['valid_to']!r} is not after {item['valid_from']!r}")
     if kind.yearly:
         for name, at in (("valid_from", start), ("valid_to", end)):
             if at is None or at != year_start(local_year(at, zone), zone):
-                raise ParameterError(
-                    file, f"{where}.{name}", f"{item[name]!r} is not the first day of a year"
-                )
+                raise ParameterError(file, f"{where}.{name}", f"{item[name]!r} is not the first day of a year")
     numbers = []
     for number, ref in enumerate(document.sequence(file, f"{where}.refs", item["refs"])):
         cited = f"{where}.refs[{number}]"

@@ -41,13 +41,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is not text", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in found:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key!r}", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             found[key] = self.construct_object(value_node, deep=deep)
         return found
 
@@ -56,9 +52,7 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(str(loader.construct_scalar(node)).replace("_", ""))
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9_]*)\Z"), list("-0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9_]*)\Z"), list("-0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z"), list("tf"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|)\Z"), ["~", "n", ""])
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
@@ -118,9 +112,7 @@ def whole(file: Path, where: str, value: Any, *, largest: int = LARGEST) -> int:
 def choice(file: Path, where: str, value: Any, known: Collection[str]) -> str:
     """The value as one of the known words."""
     if not isinstance(value, str) or value not in known:
-        raise ParameterError(
-            file, where, f"{value!r} is not one of {', '.join(known)}{_nearest(str(value), known)}"
-        )
+        raise ParameterError(file, where, f"{value!r} is not one of {', '.join(known)}{_nearest(str(value), known)}")
     return value
 
 

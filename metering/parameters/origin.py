@@ -92,15 +92,9 @@ def _rows(file: Path, where: str, item: Any, zone: ZoneInfo) -> list[OriginRow]:
     origin = Origin(document.choice(file, f"{where}.origin", item["origin"], [o.value for o in Origin]))
     said = {word: document.text(file, f"{where}.{word}", item[word]) for word in words}
     start = document.moment(file, f"{where}.valid_from", item["valid_from"], zone)
-    end = (
-        None
-        if item["valid_to"] is None
-        else document.moment(file, f"{where}.valid_to", item["valid_to"], zone)
-    )
+    end = None if item["valid_to"] is None else document.moment(file, f"{where}.valid_to", item["valid_to"], zone)
     if end is not None and end <= start:
-        raise ParameterError(
-            file, f"{where}.valid_to", f"{item['valid_to']!r} is not after {item['valid_from']!r}"
-        )
+        raise ParameterError(file, f"{where}.valid_to", f"{item['valid_to']!r} is not after {item['valid_from']!r}")
     found = []
     for number, chip in enumerate(document.sequence(file, f"{where}.chips", item["chips"])):
         at = f"{where}.chips[{number}]"

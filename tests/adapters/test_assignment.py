@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from adapters.adapter import AdapterError
 from adapters.assignment import Assignment, read_assignments, remove_assignment, write_assignment
 
-FIT = Assignment(
-    allocation="job_1.1", devices=("sim:n1:0", "sim:n1:1"), share_permille=250, pids=(7, 9), cgroup="/x"
-)
+FIT = Assignment(allocation="job_1.1", devices=("sim:n1:0", "sim:n1:1"), share_permille=250, pids=(7, 9), cgroup="/x")
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -70,9 +68,7 @@ def test_a_file_that_is_no_assignment_is_named(tmp_path: Path, body: str, said: 
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5))
-def test_any_value_in_any_field_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, value: object
-) -> None:
+def test_any_value_in_any_field_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     folder = tmp_path_factory.mktemp("assignments", numbered=True)
     for key in ("allocation", "devices", "share_permille", "pids", "cgroup", "version"):
         body = {"version": 1, "allocation": "a", "devices": ["u"], key: value}

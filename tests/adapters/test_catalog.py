@@ -111,9 +111,7 @@ def test_a_device_without_a_row_says_which_name_and_memory_it_showed() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("term", "near"), [("H10O", "H100"), ("Ascend910B33", "Ascend910B3"), ("MLU59", "MLU590")]
-)
+@pytest.mark.parametrize(("term", "near"), [("H10O", "H100"), ("Ascend910B33", "Ascend910B3"), ("MLU59", "MLU590")])
 def test_the_nearest_spelling_of_a_slip_is_the_key(term: str, near: str) -> None:
     assert load_catalog().nearest(term) == near
 

@@ -106,9 +106,7 @@ def test_memory_is_hbm_unless_that_column_says_there_is_none(
 
 
 def test_an_unknown_layout_is_refused_with_its_header() -> None:
-    with pytest.raises(
-        AdapterError, match=r"layout is not known.*Chip Bus-Id AICore\(%\) Memory-Usage\(GB\)"
-    ):
+    with pytest.raises(AdapterError, match=r"layout is not known.*Chip Bus-Id AICore\(%\) Memory-Usage\(GB\)"):
         parse(NPU_23.replace("Memory-Usage(MB)", "Memory-Usage(GB)"))
 
 
@@ -150,9 +148,7 @@ def test_a_device_that_is_printed_twice_is_listed_once_and_said_so(text: str) ->
         for place, line in enumerate(lines)
         if line.lstrip("|\t ").startswith(("2 ", "NPU ID    ")) and "Chip ID" not in line
     )
-    repeated = (
-        "\n".join([*lines, *lines[device:]]) if text is not NPU_23 else text.replace("01:00.0", "C1:00.0")
-    )
+    repeated = "\n".join([*lines, *lines[device:]]) if text is not NPU_23 else text.replace("01:00.0", "C1:00.0")
 
     reading = parse(repeated)
 
@@ -190,9 +186,7 @@ def test_a_device_without_a_number_can_confine_no_process() -> None:
 @pytest.mark.parametrize("sample", [NPU_21, NPU_22, NPU_23, NPU_A3, NPU_MAPPING, NPU_BOARD])
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_a_mutated_output_is_read_or_refused_and_blanks_never_become_zero(
-    sample: str, data: st.DataObject
-) -> None:
+def test_a_mutated_output_is_read_or_refused_and_blanks_never_become_zero(sample: str, data: st.DataObject) -> None:
     assert_sound(mutate(sample, data), parse)
 
 

@@ -34,9 +34,7 @@ def test_listing_names_imports_no_vendor() -> None:
         "print(sorted(m for m in sys.modules if m.startswith(('adapters.vendors.', 'pynvml', 'psutil'))))"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
 
@@ -48,9 +46,7 @@ def test_an_adapter_is_loaded_fresh_by_name() -> None:
     assert first is not second
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("nvida", "nearest is 'nvidia'"), ("tpu", "registered are ascend")]
-)
+@pytest.mark.parametrize(("name", "said"), [("nvida", "nearest is 'nvidia'"), ("tpu", "registered are ascend")])
 def test_an_unknown_vendor_is_refused_with_the_nearest(name: str, said: str) -> None:
     with pytest.raises(UnknownVendor, match=said):
         load_adapter(name)

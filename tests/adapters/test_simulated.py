@@ -68,9 +68,7 @@ def test_a_device_that_no_assignment_holds_is_really_idle(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("child", [BUSY], indirect=True)
-def test_readings_move_with_a_busy_process_and_stop_with_it(
-    tmp_path: Path, child: subprocess.Popen[bytes]
-) -> None:
+def test_readings_move_with_a_busy_process_and_stop_with_it(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     adapter = Simulated(TWO, assignments_dir=tmp_path)
     write_assignment(tmp_path, Assignment(allocation="a", devices=("sim:n1:0",), pids=(child.pid,)))
     adapter.samples()
@@ -94,9 +92,7 @@ def test_readings_move_with_a_busy_process_and_stop_with_it(
 
 
 @pytest.mark.parametrize("child", [IDLE], indirect=True)
-def test_a_sleeping_holder_uses_memory_and_almost_no_time(
-    tmp_path: Path, child: subprocess.Popen[bytes]
-) -> None:
+def test_a_sleeping_holder_uses_memory_and_almost_no_time(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     adapter = Simulated(TWO, assignments_dir=tmp_path)
     both = ("sim:n1:0", "sim:n1:1")
     write_assignment(tmp_path, Assignment(allocation="a", devices=both, pids=(child.pid,)))

@@ -20,7 +20,9 @@ from tests.fakes import NOON
 
 YEAR = 2026
 ACTS = st.lists(
-    st.tuples(st.sampled_from(["hold", "post", "void", "expire", "draw", "again"]), st.integers(0, 9), st.integers(0, 120)),
+    st.tuples(
+        st.sampled_from(["hold", "post", "void", "expire", "draw", "again"]), st.integers(0, 9), st.integers(0, 120)
+    ),
     max_size=40,
 )
 
@@ -106,8 +108,13 @@ def _agree_with_replay(database: Database) -> None:
         rows = list(tx.execute(select(transfers).order_by(transfers.c.seq)).mappings())
         replayed = replay(
             Transfer(
-                id=r["id"], phase=Phase(r["phase"]), code=Code(r["code"]), debit=r["debit"], credit=r["credit"],
-                amount_fen=r["amount_fen"], pending_id=r["pending_id"],
+                id=r["id"],
+                phase=Phase(r["phase"]),
+                code=Code(r["code"]),
+                debit=r["debit"],
+                credit=r["credit"],
+                amount_fen=r["amount_fen"],
+                pending_id=r["pending_id"],
             )  # fmt: skip
             for r in rows
         )
@@ -142,5 +149,5 @@ def test_the_same_id_with_another_body_is_a_conflict() -> None:
         with pytest.raises(store.TransferConflict), database.write() as tx:
             store.post(tx, _transfer("open", Phase.POSTED, Code.OPEN_ROOM, 301), NOON)
         with database.read() as tx:
-            assert 1 == store.count_transfers(tx)
+            assert store.count_transfers(tx) == 1
         database.close()

@@ -11,7 +11,7 @@ import pytest
 
 from metering import checkpoint
 from metering.audit import NotAuditable, audit, write_export
-from tests.platform import make_platform, job_text
+from tests.platform import job_text, make_platform
 
 FEN_COLUMNS = [
     ("transfers", "amount_fen"),
@@ -40,6 +40,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
         job = platform.submit(name, job_text(name, accelerators))
         platform.loop.tick()
         platform.clock.advance(3600)
+        platform.beat()
         platform.backend.end(f"{job}.1", 0)
         platform.loop.tick()
     with platform.database.write() as tx:
@@ -49,7 +50,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture()
+@pytest.fixture
 def copy(audited: Path, tmp_path: Path) -> Path:
     shutil.copytree(audited, tmp_path / "copy")
     return tmp_path / "copy"

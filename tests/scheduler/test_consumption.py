@@ -37,7 +37,9 @@ def lease(**changes: Any) -> dict[str, Any]:
     return {**values, **changes}
 
 
-def member(rank: int = 0, start_s: float = 0, end_s: float | None = 60, code: int | None = 0, **changes: Any) -> MemberStatus:
+def member(
+    rank: int = 0, start_s: float = 0, end_s: float | None = 60, code: int | None = 0, **changes: Any
+) -> MemberStatus:
     values: dict[str, Any] = {
         "rank": rank,
         "phase": MemberPhase.EXITED if end_s is not None else MemberPhase.RUNNING,
@@ -66,7 +68,7 @@ def test_a_gang_that_never_ran_whole_is_not_billed() -> None:
 
     assert billed_interval(seen(member(0), never)) is None
     records = usage_of_end(lease(), POOL, seen(member(0), never), ending_of(lease(), seen(member(0), never)), NOON)
-    assert [("starting", 0)] == [(r.kind.value, r.price_fen_per_device_hour) for r in records]
+    assert [(r.kind.value, r.price_fen_per_device_hour) for r in records] == [("starting", 0)]
 
 
 def test_members_of_different_boots_are_not_comparable() -> None:
@@ -100,9 +102,9 @@ def test_start_up_is_recorded_at_price_zero_before_the_run() -> None:
     observed = seen(member(0, 3, 63))
     records = usage_of_end(lease(), POOL, observed, ending_of(lease(), observed), NOON)
 
-    assert [("starting", 0, 8_000), ("run", 2000, 60_000)] == [
+    assert [
         (r.kind.value, r.price_fen_per_device_hour, r.device_ms // 16) for r in records
-    ]
+    ] == [("starting", 0, 8_000), ("run", 2000, 60_000)]
 
 
 @given(hours=st.integers(0, 120), cut=st.integers(0, 120))
@@ -126,6 +128,6 @@ def test_midnight_is_the_zone_s() -> None:
     """Noon in Beijing plus 12 h is midnight there and 16:00 UTC."""
     running = seen(member(end_s=None))
 
-    assert () == usage_until(lease(), POOL, running, 1000 + 12 * 3_600_000 - 1, ZONE)
+    assert usage_until(lease(), POOL, running, 1000 + 12 * 3_600_000 - 1, ZONE) == ()
     (record,) = usage_until(lease(), POOL, running, 1000 + 12 * 3_600_000, ZONE)
-    assert 16 == record.end.hour
+    assert record.end.hour == 16

@@ -35,7 +35,9 @@ def chain(directory: str, records: list[dict[str, Any]]) -> Database:
 
 
 @given(records=st.lists(VALUES, min_size=1, max_size=6), data=st.data())
-def test_any_single_change_to_a_chain_is_found_at_the_changed_record(records: list[dict[str, Any]], data: st.DataObject) -> None:
+def test_any_single_change_to_a_chain_is_found_at_the_changed_record(
+    records: list[dict[str, Any]], data: st.DataObject
+) -> None:
     """An edit is found at the record; a removal at the hole; an untouched chain holds."""
     with tempfile.TemporaryDirectory() as directory:
         database = chain(directory, records)

@@ -43,7 +43,9 @@ def test_terminal_states_are_the_design_s() -> None:
 
 
 def test_an_invalid_transition_carries_the_job_s_story() -> None:
-    with pytest.raises(InvalidTransition, match=r"job j1: launched cannot happen in SUCCEEDED.*submitted → reserved") as caught:
+    with pytest.raises(
+        InvalidTransition, match=r"job j1: launched cannot happen in SUCCEEDED.*submitted → reserved"
+    ) as caught:
         advance("j1", State.SUCCEEDED, Event.LAUNCHED, ["submitted", "reserved"])
 
-    assert ("submitted", "reserved") == caught.value.story
+    assert caught.value.story == ("submitted", "reserved")

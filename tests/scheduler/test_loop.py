@@ -35,7 +35,7 @@ def test_a_job_goes_from_submit_to_settled_and_frees_its_devices(platform: Platf
 
     assert platform.state(job) == "SUCCEEDED"
     (line,) = platform.rows(settlement_lines)
-    assert (16000, 4000, 6400, 9600) == (line["fee_fen"], line["rate_bp"], line["deduction_fen"], line["payable_fen"])
+    assert (line["fee_fen"], line["rate_bp"], line["deduction_fen"], line["payable_fen"]) == (16000, 4000, 6400, 9600)
     assert all(row["released"] == 1 for row in platform.rows(lease_devices))
     assert ["voided" if h["amount_fen"] == 0 else "posted" for h in platform.rows(holds)] == [
         h["state"] for h in platform.rows(holds)
@@ -47,14 +47,14 @@ def test_the_story_names_every_state_in_order(platform: Platform) -> None:
 
     with platform.database.read() as tx:
         told = [event["state_to"] for event in store.story(tx, job)]
-    assert ["SUBMITTED", "RESERVED", "STARTING", "RUNNING", "SUCCEEDED"] == told
+    assert told == ["SUBMITTED", "RESERVED", "STARTING", "RUNNING", "SUCCEEDED"]
 
 
 def test_a_failed_job_is_still_metered(platform: Platform) -> None:
     job = run_one(platform, code=3)
 
     assert platform.state(job) == "FAILED"
-    assert [16000] == [row["fee_fen"] for row in platform.rows(settlements)]
+    assert [row["fee_fen"] for row in platform.rows(settlements)] == [16000]
 
 
 def test_ticking_after_the_end_changes_nothing(platform: Platform) -> None:
@@ -79,10 +79,10 @@ def test_a_lost_member_ends_the_gang_at_price_zero(platform: Platform) -> None:
     platform.backend.end(f"{job}.1", 143, None, cause=Cause.CANCELLED)
     platform.loop.tick()
     assert platform.state(job) == "NODE_FAIL"
-    assert [("lost", "node_fail", 0)] == [
+    assert [
         (r["kind"], r["cause"], r["price_fen_per_device_hour"]) for r in platform.rows(usage_records)
-    ]
-    assert [0] == [row["fee_fen"] for row in platform.rows(settlements)]
+    ] == [("lost", "node_fail", 0)]
+    assert [row["fee_fen"] for row in platform.rows(settlements)] == [0]
 
 
 def test_one_failed_member_stops_the_others_and_gives_its_code(platform: Platform) -> None:
@@ -95,7 +95,7 @@ def test_one_failed_member_stops_the_others_and_gives_its_code(platform: Platfor
     platform.backend.end(f"{job}.1", None, -15, cause=Cause.CANCELLED)
     platform.loop.tick()
     assert platform.state(job) == "FAILED"
-    assert [7] == [row["exit_code"] for row in platform.rows(leases)]
+    assert [row["exit_code"] for row in platform.rows(leases)] == [7]
 
 
 def test_a_cancelled_job_is_stopped_and_billed_for_what_it_ran(platform: Platform) -> None:
@@ -110,7 +110,7 @@ def test_a_cancelled_job_is_stopped_and_billed_for_what_it_ran(platform: Platfor
     platform.backend.end(f"{job}.1", -15, cause=Cause.CANCELLED)
     platform.loop.tick()
     assert platform.state(job) == "CANCELLED"
-    assert [8000] == [row["fee_fen"] for row in platform.rows(settlements)]
+    assert [row["fee_fen"] for row in platform.rows(settlements)] == [8000]
 
 
 def test_cancelling_twice_is_harmless_and_an_ended_job_refuses(platform: Platform) -> None:
@@ -174,7 +174,7 @@ def test_a_plan_made_before_the_devices_were_taken_is_a_conflict(platform: Platf
     assert isinstance(outcome, Conflict)
     assert platform.state(first) == "STARTING"
     assert platform.state(second) == "SUBMITTED"
-    assert 1 == len(platform.rows(leases))
+    assert len(platform.rows(leases)) == 1
 
 
 def test_a_refused_hold_takes_no_device(platform: Platform) -> None:
@@ -182,7 +182,7 @@ def test_a_refused_hold_takes_no_device(platform: Platform) -> None:
     platform.loop.tick()
 
     assert platform.state(job) == "PENDING"
-    assert [] == platform.rows(lease_devices)
+    assert platform.rows(lease_devices) == []
 
 
 def test_a_silent_node_takes_no_new_lease(platform: Platform) -> None:
@@ -204,7 +204,7 @@ def test_a_host_clock_set_back_during_the_job_changes_no_bill(platform: Platform
     platform.loop.tick()
 
     (line,) = platform.rows(settlement_lines)
-    assert 8 * 3_600_000 == line["device_ms"]
+    assert line["device_ms"] == 8 * 3_600_000
 
 
 def test_interim_settlement_at_local_midnight_adds_up_to_the_whole(platform: Platform) -> None:
@@ -224,6 +224,6 @@ def test_interim_settlement_at_local_midnight_adds_up_to_the_whole(platform: Pla
 
     assert [to_ms(m) for m in midnights] == [r["end_ms"] for r in records[:2]]
     last = platform.rows(settlements)[-1]
-    assert (38 * 16000, 38 * 6400, 1) == (last["fee_fen"], last["deduction_fen"], last["final"])
-    assert 1 == sum(1 for line in platform.rows(settlement_lines) if line["settlement"] == last["id"])
+    assert (last["fee_fen"], last["deduction_fen"], last["final"]) == (38 * 16000, 38 * 6400, 1)
+    assert sum(1 for line in platform.rows(settlement_lines) if line["settlement"] == last["id"]) == 1
     assert not [h for h in platform.rows(holds) if h["state"] == "held"]

@@ -1,0 +1,149 @@
+"""Command line: the names of the commands and where each lives. A command's module is imported when it is called.
+
+Exit codes: 0 ok, 1 refused or a law broken, 2 usage or bad input, 3 unavailable. stdout carries data, stderr talk.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import typer
+import typer.core
+
+from api.commands.console import Failure, language, set_language
+
+
+class Entry(NamedTuple):
+    """A command: module under api.commands, and what it does in one line of each language."""
+
+    module: str
+    zh: str
+    en: str
+
+
+# In the order of the help page: use the platform, look around, run it, offline tools.
+COMMANDS = {
+    "submit": Entry("jobs", "提交任务文件，打印任务编号", "submit a job file, print the job's id"),
+    "jobs": Entry("jobs", "列出任务", "list jobs"),
+    "describe": Entry("jobs", "任务的状态、经过、等待原因与花费", "a job's state, story, reasons for waiting and cost"),
+    "logs": Entry("jobs", "任务日志", "a job's log"),
+    "cancel": Entry("jobs", "取消任务", "cancel a job"),
+    "offers": Entry("zone", "现在可租的算力与价格", "what could be leased now, at what price"),
+    "nodes": Entry("zone", "节点", "nodes"),
+    "pools": Entry("zone", "资源池", "pools"),
+    "queues": Entry("zone", "队列与配额", "queues and their quota"),
+    "voucher": Entry("money", "算力券：权利与余额", "the compute voucher: right and rooms left"),
+    "statement": Entry("money", "任务或企业的对账单", "a job's or a firm's statement"),
+    "usage": Entry("money", "用量记录", "usage records"),
+    "policy": Entry("money", "政策参数与条款", "the policy's parameters and clauses"),
+    "review": Entry("zone", "待人工复核的事项", "what waits for a person's review"),
+    "demo": Entry("service", "在本机演示全过程", "the whole journey on this machine"),
+    "serve": Entry("service", "启动平台：接口、页面与调度循环", "run the platform: routes, pages and the loop"),
+    "loop": Entry("service", "只运行调度循环", "run the loop alone"),
+    "agent": Entry("service", "运行节点代理", "run a node's agent"),
+    "migrate": Entry("service", "把数据库升级到当前版本", "bring the database to this version"),
+    "doctor": Entry("service", "检查本机能否运行", "check what this machine has and lacks"),
+    "devices": Entry("devices", "本机或录制文件中的加速卡", "accelerators of this host, or of a recording"),
+    "snapshot": Entry("zone", "导出调度器所见的一切", "everything the planner sees now, as JSON"),
+    "plan": Entry("tools", "离线：对快照做调度计划", "offline: plan a snapshot"),
+    "simulate": Entry("tools", "离线：在虚拟时钟上回放任务轨迹", "offline: replay a trace on a virtual clock"),
+    "settle": Entry("tools", "离线：结算一组用量", "offline: settle cases of usage"),
+    "audit": Entry("tools", "离线：从第一条记录重算全部账目与链", "offline: recompute every balance and chain"),
+}
+HEAD = {
+    "zh": "亦算：算力专区平台。提交 → 准入 → 安置 → 启动 → 采样 → 结算 → 公开。",
+    "en": "yisuan, the platform a compute zone runs: submit, admit, place, launch, sample, settle, publish.",
+}
+FOOT = {
+    "zh": "退出码：0 成功，1 被拒绝或规则不成立，2 用法或输入错误，3 服务不可用。",
+    "en": "Exit codes: 0 ok, 1 refused or a law broken, 2 usage or bad input, 3 unavailable.",
+}
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """The commands of COMMANDS. Help is written from the table, so that it imports none of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the library's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module = importlib.import_module(f"api.commands.{entry.module}")
+        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        function = getattr(module, cmd_name)
+        summary = entry.zh if language() == "zh" else entry.en
+        options = {"help_option_names": ["-h", "--help"]}
+        single.command(cmd_name, help=f"{summary}\n\n{function.__doc__ or ''}", context_settings=options)(function)
+        return typer.main.get_command(single)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names: Any = dict.fromkeys(COMMANDS)  # only the keys are read, to suggest the nearest one
+        self.commands = names
+        return super().resolve_command(ctx, args)
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        formatter.write_paragraph()
+        formatter.write_text(HEAD[language()])
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        zh = language() == "zh"
+        with formatter.section("命令" if zh else "Commands"):
+            formatter.write_dl([(name, entry.zh if zh else entry.en) for name, entry in COMMANDS.items()])
+        formatter.write_paragraph()
+        formatter.write_text(FOOT[language()])
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _common(
+    lang: str = typer.Option(None, metavar="zh|en", help="Language of texts, also after the command's name."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    del lang  # taken out of the arguments by main, before Typer sees them
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"yisuan {installed('yisuan')}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code; a Failure is told on stderr in three parts: what, why, what to do."""
+    try:
+        app(args=take_language(list(sys.argv[1:] if arguments is None else arguments)), prog_name="yisuan")
+    except Failure as failure:
+        failure.tell()
+        sys.exit(failure.code)
+
+
+def take_language(arguments: list[str]) -> list[str]:
+    """The language is set from `--lang`, wherever it stands; the arguments without it are returned.
+
+    Before Typer: help texts are in the language too, and they are made before any option is read.
+    """
+    set_language(None)
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return [*kept, argument, *rest]
+        if argument == "--lang":
+            set_language(next(rest, ""))
+        elif argument.startswith("--lang="):
+            set_language(argument.removeprefix("--lang="))
+        else:
+            kept.append(argument)
+    return kept

@@ -1,0 +1,152 @@
+"""Money: voucher, statement, usage, policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from api.commands.connection import connect, one, resolve
+from api.commands.console import USAGE, Column, Failure, Output, emit, pairs, section, show, talk, word
+
+Format = Annotated[Output, typer.Option("-o", "--output", help="Table for people; json, yaml or csv for programs.")]
+
+
+def _money(value: Any) -> str:
+    from api.texts import money
+
+    return money(value)
+
+
+def _percent(value: Any) -> str:
+    from api.texts import percent
+
+    return percent(value)
+
+
+def _moment(value: Any) -> str:
+    from api.texts import moment
+
+    return moment(value)
+
+
+def _reasons(codes: Any) -> str:
+    return "; ".join(word(code) for code in codes)
+
+
+LINE_COLUMNS = (
+    Column(key="lease", title="column.lease"),
+    Column(key="model", title="column.model"),
+    Column(key="origin", title="column.origin", shown=lambda value: word(f"origin.{value}")),
+    Column(key="start", title="column.start", shown=_moment),
+    Column(key="end", title="column.end", shown=_moment),
+    Column(key="fee_fen", title="column.fee", shown=_money, number=True),
+    Column(key="rate_bp", title="column.rate", shown=_percent, number=True),
+    Column(key="deduction_fen", title="column.deduction", shown=_money, number=True),
+    Column(key="payable_fen", title="column.payable", shown=_money, number=True),
+    Column(key="reasons", title="column.reasons", shown=_reasons),
+    Column(key="clauses", title="column.clauses", shown=", ".join),
+)
+
+
+def voucher(
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Claim the right first; claiming again changes nothing.")
+    ] = False,
+    firm: Annotated[str | None, typer.Option(help="Another firm's, where your key may see it.")] = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """The right to draw, and what is left of each year's rooms."""
+    with connect("firm") as client:
+        if claim:
+            client.post("/v1/vouchers", {"firm": firm} if firm else {})
+        found = list(client.items("/v1/vouchers", firm=firm))
+    if output is not Output.TABLE:
+        rows = [{**{k: v for k, v in item.items() if k != "rooms"}, "rooms": item.get("rooms")} for item in found]
+        show(rows, tuple(Column(key=k, title=k) for k in ("firm", "programme", "policy", "rooms")), output)
+        return
+    if not found:
+        talk(word("voucher.none"))
+    for item in found:
+        section(f"{item['firm']}  {word('voucher.programme.' + str(item['programme']))}")
+        pairs([(word("voucher.policy"), str(item["policy"])), *_rooms(item.get("rooms") or {})])
+
+
+def _rooms(rooms: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (word(f"room.{kind}", year=year), _money(fen))
+        for kind in ("firm", "pool")
+        for year, fen in sorted((rooms.get(kind) or {}).items())
+    ]
+
+
+def statement(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="The job's id or name.")] = None,
+    firm: Annotated[str | None, typer.Option(help="A firm's id instead of a job.")] = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Fee, rate, deduction and payable, line by line, each with its reason and clause."""
+    if (job is None) == (firm is None):
+        raise Failure(word("cli.statement.which"), do="yisuan statement JOB | --firm ID", code=USAGE)
+    with connect("firm") as client:
+        where = f"firms/{firm}" if firm else f"jobs/{resolve(client, str(job))}"
+        found = one(client, f"/v1/statements/{where}")
+    if output in (Output.JSON, Output.YAML):
+        emit(found, output)
+    elif firm:
+        rows = [{**item, **item["totals"]} for item in found["jobs"]]
+        named = (Column(key="job", title="column.job"), Column(key="name", title="column.name"))
+        show(rows, (*named, *(c for c in LINE_COLUMNS if c.key in ("fee_fen", "deduction_fen", "payable_fen"))), output)
+        if output is Output.TABLE:
+            tell_totals(found)
+            pairs(_rooms(found["rooms"]))
+    else:
+        show(found["lines"], LINE_COLUMNS, output)
+        if output is Output.TABLE:
+            tell_totals(found)
+            for notice in found["notices"]:
+                talk(word(notice))
+
+
+def tell_totals(found: Mapping[str, Any]) -> None:
+    """Fee, deduction and payable of a statement on stdout."""
+    names = ("fee", "deduction", "payable")
+    pairs([(word(f"column.{name}"), _money(found["totals"][f"{name}_fen"])) for name in names])
+
+
+def usage(output: Format = Output.TABLE) -> None:
+    """What leases consumed; time the platform lost is listed at price 0 with its cause."""
+    with connect("firm") as client:
+        found = list(client.items("/v1/usage"))
+    columns = (
+        Column(key="lease", title="column.lease"),
+        Column(key="model", title="column.model"),
+        Column(key="kind", title="column.kind", shown=lambda value: word(f"usage.{value}")),
+        Column(key="cause", title="column.cause", shown=lambda value: word(f"cause.{value}")),
+        Column(key="devices", title="column.devices", number=True),
+        Column(key="start", title="column.start", shown=_moment),
+        Column(key="end", title="column.end", shown=_moment),
+        Column(key="price_fen_per_device_hour", title="column.price", shown=_money, number=True),
+    )
+    show(found, columns, output)
+
+
+def policy(
+    action: Annotated[str, typer.Argument(metavar="[show]", help="show is all there is.")] = "show",
+    output: Format = Output.TABLE,
+) -> None:
+    """Every policy that is loaded, with its status and the hash that statements carry. Public."""
+    if action != "show":
+        raise Failure(word("cli.policy.action", action=action), do="yisuan policy show", code=USAGE)
+    with connect("firm") as client:
+        found = list(client.items("/v1/policies"))
+    if output is not Output.TABLE:
+        show(found, tuple(Column(key=k, title=k) for k in ("id", "status", "bundle_sha256")), output)
+        return
+    columns = (
+        Column(key="id", title="column.policy"),
+        Column(key="status", title="column.status", shown=lambda value: word(f"policy.{value}")),
+        Column(key="bundle_sha256", title="column.bundle"),
+    )
+    show(found, columns, output)

@@ -1,0 +1,165 @@
+"""Tools: plan, simulate, settle, audit. They read files, need no server, and print JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from api.commands.console import REFUSED, USAGE, Failure, Output, emit, word
+
+if TYPE_CHECKING:
+    from scheduler.policy import Policy
+
+SchemaFlag = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the input and exit.")]
+PolicyName = Annotated[str, typer.Option(help="A registered placement policy.")]
+
+
+def settle(
+    cases: Annotated[list[Path] | None, typer.Argument(metavar="CASE...", help="Settlement cases (JSON).")] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Policy parameters instead of the built-in ones.")
+    ] = None,
+    schema: SchemaFlag = False,
+) -> None:
+    """One compact document a line. A bad file among several is an error document on its line, and exit 2."""
+    from metering.case import run_settle
+    from metering.case import schema as case_schema
+
+    if schema:
+        emit(case_schema())
+        return
+    if not cases:
+        raise Failure(word("cli.settle.none"), do="yisuan settle CASE.json", code=USAGE)
+    raise typer.Exit(run_settle(cases, parameters, sys.stdout, sys.stderr))
+
+
+def plan(
+    snapshot: Annotated[
+        Path | None, typer.Argument(metavar="SNAPSHOT.json", help="What `yisuan snapshot` printed.")
+    ] = None,
+    policy: PolicyName = "net_cost",
+    schema: SchemaFlag = False,
+) -> None:
+    """Where each waiting job would start, and why each other one waits."""
+    if schema:
+        emit(_schema("snapshot"))
+        return
+    if snapshot is None:
+        raise Failure(word("cli.plan.none"), do="yisuan plan SNAPSHOT.json --policy NAME", code=USAGE)
+    from scheduler.codec import SnapshotError, plan_document, snapshot_from_json
+    from scheduler.planner import plan as make_plan
+
+    chosen = _policy(policy)
+    try:
+        known = snapshot_from_json(snapshot.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, SnapshotError) as problem:
+        raise Failure(word("cli.file.unreadable", path=str(snapshot)), why=str(problem), code=USAGE) from None
+    emit(plan_document(make_plan(known, chosen)))
+
+
+def _policy(name: str) -> Policy:
+    from scheduler.registry import UnknownPlugin, load_policy
+
+    try:
+        return load_policy(name)
+    except UnknownPlugin as problem:
+        raise Failure(str(problem), code=USAGE) from None
+
+
+def _schema(name: str) -> Any:
+    """A published schema: beside the checkout's packages, or in the wheel."""
+    from importlib.resources import files
+
+    for folder in (Path(__file__).parents[2] / "docs" / "schemas", Path(str(files("api"))) / "schemas"):
+        if (folder / f"{name}.json").is_file():
+            return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    raise Failure(word("cli.schema.none", name=name), code=USAGE)
+
+
+def simulate(
+    cluster: Annotated[Path | None, typer.Option(metavar="CLUSTER.yaml", help="Pools and nodes.")] = None,
+    trace: Annotated[Path | None, typer.Option(metavar="TRACE.csv", help="Jobs and when they come.")] = None,
+    policy: PolicyName = "net_cost",
+    decisions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every placement here (CSV).")] = None,
+    schema: SchemaFlag = False,
+) -> None:
+    """The loop's own planner over simulated nodes; figures as JSON, every one recomputable from --decisions."""
+    if schema:
+        emit(_schema("cluster"))
+        return
+    if cluster is None or trace is None:
+        raise Failure(
+            word("cli.simulate.none"), do="yisuan simulate --cluster FILE --trace FILE --policy NAME", code=USAGE
+        )
+    from scheduler.cluster import read_cluster
+    from scheduler.simulation import simulate as run
+    from scheduler.trace import read_trace
+
+    chosen = _policy(policy)
+    with bad_input():
+        zone = read_cluster(cluster)
+        jobs = read_trace(trace, zone)
+        with progress(len(jobs), word("cli.simulate.progress")) as advance:
+            result = run(zone, jobs, chosen, progress=advance)
+        if decisions is not None:
+            result.write_decisions(decisions)
+    emit(result.document())
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """What a file's reader refuses is bad input (2), with the reader's own words."""
+    try:
+        yield
+    except (OSError, ValueError) as problem:
+        raise Failure(word("cli.input.bad"), why=str(problem), code=USAGE) from None
+
+
+@contextmanager
+def progress(total: int, title: str) -> Iterator[Callable[[int], None] | None]:
+    """A bar on stderr while the block runs, where a person is looking; None where none is."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def audit(
+    path: Annotated[Path, typer.Argument(metavar="DATABASE|EXPORT", help="A SQLite database, or an export of one.")],
+    parameters: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Policy parameters instead of the built-in ones.")
+    ] = None,
+    output: Annotated[Output, typer.Option("-o", "--output")] = Output.TABLE,
+) -> None:
+    """Exit 0 only if every law holds, else 1 and the first broken record."""
+    from metering.audit import NotAuditable
+    from metering.audit import audit as recompute
+
+    try:
+        report = recompute(path, parameters=parameters)
+    except (NotAuditable, OSError) as problem:
+        raise Failure(word("cli.audit.unreadable", path=str(path)), why=str(problem), code=USAGE) from None
+    if output in (Output.JSON, Output.YAML):
+        emit(report.document(), output)
+    else:
+        _tell(report)
+    if not report.ok:
+        raise typer.Exit(REFUSED)
+
+
+def _tell(report: Any) -> None:
+    for finding in report.laws:
+        mark = "✓" if finding.ok else "✗"
+        typer.echo(f"{mark} {finding.law}" + ("" if finding.ok else f": {finding.record}: {finding.problem}"))
+    typer.echo(word("cli.audit.ok" if report.ok else "cli.audit.broken", records=report.records))

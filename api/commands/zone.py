@@ -1,0 +1,106 @@
+"""Zone: offers, nodes, pools, queues, review, snapshot."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from api.commands.connection import connect
+from api.commands.console import Column, Output, emit, show, word
+
+Format = Annotated[Output, typer.Option("-o", "--output", help="Table for people; json, yaml or csv for programs.")]
+
+
+def _money(value: Any) -> str:
+    from api.texts import money
+
+    return money(value)
+
+
+def _moment(value: Any) -> str:
+    from api.texts import moment
+
+    return moment(value)
+
+
+def _origin(value: Any) -> str:
+    return word(f"origin.{value}")
+
+
+def offers(output: Format = Output.TABLE) -> None:
+    """Public: needs no key."""
+    with connect("firm") as client:
+        found = list(client.items("/v1/listings"))
+    columns = (
+        Column(key="id", title="column.pool"),
+        Column(key="model", title="column.model"),
+        Column(key="origin", title="column.origin", shown=_origin),
+        Column(key="devices_free", title="column.free", number=True),
+        Column(key="devices_listed", title="column.listed", number=True),
+        Column(key="price_fen_per_device_hour", title="column.price", shown=_money, number=True),
+        Column(key="net_fen_per_device_hour", title="column.net_price", shown=_money, number=True),
+        Column(key="provider", title="column.provider"),
+        Column(key="region", title="column.region"),
+    )
+    show(found, columns, output)
+
+
+def nodes(output: Format = Output.TABLE) -> None:
+    """With their pool and their last heartbeat."""
+    with connect("operator") as client:
+        found = list(client.items("/v1/nodes"))
+    columns = (
+        Column(key="id", title="column.node"),
+        Column(key="pool", title="column.pool"),
+        Column(key="schedulable", title="column.schedulable", shown=lambda value: word("yes" if value else "no")),
+        Column(key="heartbeat_at", title="column.heartbeat", shown=_moment),
+    )
+    show(found, columns, output)
+
+
+def pools(output: Format = Output.TABLE) -> None:
+    """With provider, site, model and price."""
+    with connect("operator") as client:
+        found = list(client.items("/v1/pools"))
+    columns = (
+        Column(key="id", title="column.pool"),
+        Column(key="provider", title="column.provider"),
+        Column(key="site", title="column.site"),
+        Column(key="region", title="column.region"),
+        Column(key="vendor", title="column.vendor"),
+        Column(key="model", title="column.model"),
+        Column(key="source", title="column.source", shown=lambda value: word(f"source.{value}")),
+        Column(key="price_fen_per_device_hour", title="column.price", shown=_money, number=True),
+    )
+    show(found, columns, output)
+
+
+def queues(output: Format = Output.TABLE) -> None:
+    """A queue without a quota may hold any number of devices."""
+    with connect("operator") as client:
+        found = list(client.items("/v1/queues"))
+    columns = (
+        Column(key="name", title="column.queue"),
+        Column(key="nominal_devices", title="column.nominal", number=True),
+    )
+    show(found, columns, output)
+
+
+def review(output: Format = Output.TABLE) -> None:
+    """Open items first."""
+    with connect("operator") as client:
+        found = list(client.items("/v1/reviews"))
+    columns = (
+        Column(key="code", title="column.what", shown=word),
+        Column(key="subject", title="column.subject"),
+        Column(key="opened_at", title="column.opened", shown=_moment),
+        Column(key="closed_at", title="column.closed", shown=_moment),
+    )
+    show(found, columns, output)
+
+
+def snapshot() -> None:
+    """JSON on stdout; `yisuan plan` reads it anywhere."""
+    with connect("operator") as client:
+        emit(client.get("/v1/snapshot"))

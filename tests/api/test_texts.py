@@ -1,0 +1,181 @@
+"""Every code has its words, in both languages, with the same facts."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.accelerator import Health, Origin
+from api import texts
+from scheduler.lease import Cause
+from scheduler.lifecycle import Event, State
+from scheduler.plan import PendingKind
+from scheduler.usage import UsageKind
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("adapters", "scheduler", "metering", "api")
+SETTLEMENT = (
+    *("POLICY_NOT_IN_FORCE", "FIRM_NOT_ELIGIBLE", "SITE_NOT_ELIGIBLE"),
+    *("FIRM_CAP_REACHED", "POOL_EXHAUSTED", "CONTRACT_CAP_REACHED", "TRANCHE_EXHAUSTED", "POLICY_UNDER_CONFIRMATION"),
+)
+
+
+def sources() -> Iterator[tuple[Path, str]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path, path.read_text(encoding="utf-8")
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+def test_both_catalogues_have_the_same_codes_with_the_same_facts() -> None:
+    zh, en = texts.catalogue("zh"), texts.catalogue("en")
+
+    assert set(zh) == set(en)
+    for code in zh:
+        assert placeholders(zh[code]) == placeholders(en[code]), code
+        assert all((zh[code], en[code])), code
+
+
+def test_chinese_texts_are_chinese_and_english_ones_are_not() -> None:
+    han = re.compile(r"[一-鿿]")
+    without_words = {"page.overview.pflops", "cli.policy.action", "unit.per_device_hour"}
+
+    assert [code for code, said in texts.catalogue("en").items() if han.search(said)] == []
+    bare = {code for code, said in texts.catalogue("zh").items() if not han.search(said)}
+    assert bare - without_words == set()
+
+
+def test_every_refusal_in_the_source_has_words() -> None:
+    """`Refusal(code="X"` and `code="X"` handed to a review, found in the source."""
+    pattern = re.compile(r'(?:Refusal|open_review)\(\s*(?:tx,\s*)?code="([A-Z_]+)"')
+    found = {(code, path.name) for path, text in sources() for code in pattern.findall(text)}
+
+    assert {("JOB_ENDED", "store.py")} <= found
+    assert sorted(item for item in found if not texts.known(item[0])) == []
+
+
+def test_every_pending_code_has_words_and_a_short_form() -> None:
+    """Codes of the planner's pending records, and of refusals by the budget, which wait as such."""
+    path = ROOT / "scheduler" / "pending.py"
+    if not path.exists():
+        pytest.skip("scheduler/pending.py is absent")
+    source = path.read_text(encoding="utf-8")
+    codes = set(re.findall(r'"([A-Z]{3,}(?:_[A-Z]+)+|FRAGMENTED)"', source))
+    families = ("pending.{}", "count.{}", "remedy.{}")
+
+    assert codes, "no codes found: has the module changed its spelling?"
+    assert sorted(code for code in codes if not any(texts.known(f.format(code)) for f in families)) == []
+    reasons = {code.removeprefix("pending.") for code in texts.catalogue("zh") if re.match(r"pending\.[A-Z]", code)}
+    assert sorted(code for code in reasons if not texts.known(f"pending.short.{code}")) == []
+
+
+def test_every_state_event_cause_and_other_closed_word_has_words() -> None:
+    wanted = (
+        [f"state.{s.value}" for s in State] + [f"event.{e.value}" for e in Event] + [f"cause.{c.value}" for c in Cause]
+    )
+    wanted += [f"origin.{o.value}" for o in Origin] + [f"health.{h.value}" for h in Health]
+    wanted += [f"usage.{k.value}" for k in UsageKind] + [f"pending.kind.{k.value}" for k in PendingKind]
+    wanted += list(SETTLEMENT)
+
+    assert [code for code in wanted if not texts.known(code)] == []
+
+
+def test_every_code_that_pages_and_commands_ask_for_has_words() -> None:
+    """Literal codes in templates and in `word("…")`, `title="…"` of the commands."""
+    asked: dict[str, str] = {}
+    for path in sorted((ROOT / "api" / "pages" / "templates").glob("*.html")):
+        for code in re.findall(r"\bt(?:_facts)?\('([a-zA-Z_.]+)'[),]", path.read_text(encoding="utf-8")):
+            asked[code] = path.name
+    for path in sorted((ROOT / "api" / "commands").glob("*.py")):
+        for code in re.findall(r'(?:word\(|title=|code=)\s*"([a-z_]+\.[a-zA-Z_.]+)"', path.read_text(encoding="utf-8")):
+            asked[code] = path.name
+
+    assert len(asked) > 100
+    assert {code: where for code, where in asked.items() if not texts.known(code) and not code.endswith(".")} == {}
+
+
+def test_an_unknown_code_reads_as_itself_and_is_an_error_where_it_must_be_known() -> None:
+    assert texts.text("NO_SUCH_CODE", {"net_fen": 5}, "en") == "NO_SUCH_CODE (net_fen=¥0.05)"
+    with pytest.raises(texts.UnknownText):
+        texts.strict_text("NO_SUCH_CODE", {}, "en")
+    with pytest.raises(ValueError, match="neither zh nor en"):
+        texts.text("yes", {}, "fr")
+
+
+def test_a_missing_fact_is_a_dash_and_never_zero() -> None:
+    assert texts.text("MAX_NET_COST_TOO_LOW", {"net_fen": None}, "en") == "Net cost — is above the limit —"
+
+
+def test_facts_are_text_and_never_a_template() -> None:
+    """A hostile fact must not reach into objects or format again."""
+    hostile = "{net_fen.__class__} {0} <b>"
+
+    assert hostile in texts.text("JOB_UNKNOWN", {"job": hostile}, "en")
+
+
+@given(st.integers(min_value=-(10**18), max_value=10**18))
+def test_money_is_exact_to_the_fen(fen: int) -> None:
+    shown = texts.money(fen)
+
+    assert re.fullmatch(r"-?¥\d{1,3}(,\d{3})*\.\d{2}", shown)
+    assert int(re.sub(r"[¥,.]", "", shown)) == fen
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0%"), (3000, "30%"), (4000, "40%"), (4050, "40.5%"), (4005, "40.05%"), (1, "0.01%"), (10_000, "100%")],
+)
+def test_basis_points_read_as_percent(value: int, shown: str) -> None:
+    assert texts.percent(value) == shown
+
+
+def test_instants_are_beijing_time_across_midnight() -> None:
+    """A UTC afternoon is the next day in Beijing: bills are dated there."""
+    assert texts.moment("2026-12-31T15:59:59.999Z") == "2026-12-31 23:59:59"
+    assert texts.moment("2026-12-31T16:00:00.000Z") == "2027-01-01 00:00:00"
+    assert texts.moment(0) == "1970-01-01 08:00:00"
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [
+        (0, "0.0 s"),
+        (59_949, "59.9 s"),
+        (60_000, "1 min 0 s"),
+        (3_599_999, "59 min 59 s"),
+        (3_600_000, "1 h 0 min"),
+        (90_000_000, "1 d 1 h"),
+    ],
+)
+def test_durations_show_their_two_largest_units(ms: int, shown: str) -> None:
+    assert texts.duration(ms, "en") == shown
+
+
+def test_a_pending_record_reads_as_reason_counts_and_remedies() -> None:
+    record = {
+        "code": "INSUFFICIENT_FREE_DEVICES",
+        "kind": "wait",
+        "scope": "ascend",
+        "needed": 8,
+        "available": 3,
+        "n_of_m": [
+            {"code": "CARD_TYPE_MISMATCH", "n": 37, "m": 40, "until": None},
+            {"code": "NODE_BUSY", "n": 3, "m": 40, "until": "2026-06-01T06:20:00Z"},
+        ],
+        "remedies": [{"code": "ACCEPT_MODEL", "facts": {"model": "H800", "pool": "h800", "net_fen": 123456}}],
+    }
+
+    reason, counts, remedies = texts.pending_words(record, "en")
+
+    assert reason == "Not enough free devices: needs 8, 3 free"
+    assert counts == ("37 of 40 nodes: wrong model", "3 of 40 nodes: busy, the first free at 2026-06-01 14:20:00")
+    assert remedies == ("Accept H800 (h800) and start now; net cost of the time limit ¥1,234.56",)
