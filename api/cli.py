@@ -147,3 +147,7 @@ def take_language(arguments: list[str]) -> list[str]:
         else:
             kept.append(argument)
     return kept
+
+
+if __name__ == "__main__":
+    main()

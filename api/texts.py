@@ -76,7 +76,7 @@ def shown_fact(name: str, value: Any, lang: str) -> str:
         return text(f"state.{value}", None, lang)
     if isinstance(value, bool):
         return text("yes" if value else "no", None, lang)
-    if name.endswith("_fen") and isinstance(value, int):
+    if "_fen" in name and isinstance(value, int):  # also price_fen_per_device_hour
         return money(value)
     if name.endswith("_duration_ms") and isinstance(value, int):
         return duration(value, lang)

@@ -60,7 +60,7 @@ def voucher(
     """The right to draw, and what is left of each year's rooms."""
     with connect("firm") as client:
         if claim:
-            client.post("/v1/vouchers", {"firm": firm} if firm else {})
+            client.post("/v1/vouchers", {"programme": "compute_voucher"})
         found = list(client.items("/v1/vouchers", firm=firm))
     if output is not Output.TABLE:
         rows = [{**{k: v for k, v in item.items() if k != "rooms"}, "rooms": item.get("rooms")} for item in found]

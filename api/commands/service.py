@@ -49,7 +49,7 @@ def serve(
 
     services = _build(_settings(host=host, port=port, data_dir=data_dir))
     _first_key(services)
-    stop = threading.Event()
+    stop = _stop_on_signals()  # uvicorn raises its signal again when it has ended; what follows must still run
     thread = threading.Thread(target=services.loop.run, args=(stop, services.settings.tick_ms / 1000), name="loop")
     settings = services.settings
     talk(word("cli.serve.pages", url=f"http://{settings.host}:{settings.port}/"))
@@ -59,7 +59,7 @@ def serve(
     finally:
         stop.set()
         thread.join()
-        services.database.close()
+        services.close()
 
 
 def loop(data_dir: DataDir = None) -> None:
@@ -67,7 +67,7 @@ def loop(data_dir: DataDir = None) -> None:
     services = _build(_settings(data_dir=data_dir))
     stop = _stop_on_signals()
     services.loop.run(stop, services.settings.tick_ms / 1000)
-    services.database.close()
+    services.close()
 
 
 def _stop_on_signals() -> threading.Event:
@@ -103,13 +103,19 @@ def agent(
 
 def migrate(data_dir: DataDir = None) -> None:
     """Safe to repeat."""
+    from sqlalchemy.exc import OperationalError
+
     from api.migrations import upgrade
     from scheduler.database import Database
 
     settings = _settings(data_dir=data_dir)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.database_url)
     try:
         upgrade(database)
+    except OperationalError as problem:
+        what = word("doctor.database.broken", url=settings.database_url, problem=str(problem.orig))
+        raise Failure(what, code=UNAVAILABLE) from None
     finally:
         database.close()
     talk(word("cli.migrated", url=settings.database_url))
@@ -131,12 +137,14 @@ def _settings(**given: Any) -> Settings:
 def _build(settings: Settings) -> Services:
     from filelock import Timeout
 
-    from api.wiring import build
+    from api.wiring import WrongLedger, build
 
     try:
         return build(settings)
     except Timeout as problem:
         raise Failure(word("cli.locked", path=str(settings.data_dir)), why=str(problem), code=UNAVAILABLE) from None
+    except WrongLedger as problem:
+        raise Failure(word("cli.ledger.other"), why=str(problem), do=word("cli.settings.do"), code=USAGE) from None
 
 
 def _first_key(services: Services) -> None:
@@ -186,12 +194,13 @@ def _data_dir(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Check:
-    from sqlalchemy import text
+    from sqlalchemy import make_url, text
     from sqlalchemy.exc import SQLAlchemyError
 
     from scheduler.database import Database
 
-    if settings.database_url.startswith("sqlite") and not Path(settings.data_dir).exists():
+    url = make_url(settings.database_url)
+    if url.drivername.startswith("sqlite") and url.database and not Path(url.database).exists():
         return None, word("doctor.database.absent", url=settings.database_url)
     database = Database(settings.database_url)
     try:
@@ -206,15 +215,21 @@ def _database(settings: Settings) -> Check:
 
 def _confinement() -> list[Check]:
     """One confinement that works is enough; the others are only told."""
-    from scheduler.backends.confinement import available
+    import tempfile
 
-    found = {method: available(method) for method in ("namespace", "landlock")}
+    from scheduler.backends.confinement import unavailable
+
+    with tempfile.TemporaryDirectory() as private, tempfile.TemporaryDirectory() as work:
+        found = {method: unavailable(method, [private], work, None) for method in ("namespace", "landlock")}
     works = any(reason is None for reason in found.values())
-    return [
-        (True if reason is None else None if works else False,
-         word("doctor.confinement" if reason is None else "doctor.confinement.absent", method=method, reason=reason))
-        for method, reason in found.items()
-    ]  # fmt: skip
+    checks: list[Check] = []
+    for method, reason in found.items():
+        if reason is None:
+            checks.append((True, word("doctor.confinement", method=method)))
+        else:
+            told = word("doctor.confinement.absent", method=method, reason=reason)
+            checks.append((None if works else False, told))
+    return checks
 
 
 def _vendors() -> list[Check]:

@@ -52,12 +52,12 @@ def plan(
         return
     if snapshot is None:
         raise Failure(word("cli.plan.none"), do="yisuan plan SNAPSHOT.json --policy NAME", code=USAGE)
-    from scheduler.codec import SnapshotError, plan_document, snapshot_from_json
+    from scheduler.codec import SnapshotError, parse_snapshot, plan_document
     from scheduler.planner import plan as make_plan
 
     chosen = _policy(policy)
     try:
-        known = snapshot_from_json(snapshot.read_text(encoding="utf-8"))
+        known = parse_snapshot(snapshot.read_bytes())
     except (OSError, UnicodeDecodeError, SnapshotError) as problem:
         raise Failure(word("cli.file.unreadable", path=str(snapshot)), why=str(problem), code=USAGE) from None
     emit(plan_document(make_plan(known, chosen)))

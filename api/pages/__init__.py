@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from api.pages import read, read_jobs
 from api.pages.rendering import STATIC, Renderer, files
 from api.pages.visitor import SESSION_COOKIE, Visitor, same_origin, visitor_of
+from metering.offer import GOAL_PFLOPS
 from metering.statement import firm_statement, job_statement
 from metering.store import rooms
 from scheduler.lifecycle import State
@@ -54,7 +55,7 @@ def _zone_pages(routes: APIRouter, services: Services, renderer: Renderer) -> No
         def page(tx: Connection, visitor: Visitor) -> Response:
             shown = read.overview(tx, services.budget, services.catalog, services.clock.now(), visitor.jobs())
             return renderer.page(
-                "overview.html", request, visitor, shown=shown, goal=read.GOAL_PFLOPS, now=services.clock.now()
+                "overview.html", request, visitor, shown=shown, goal=GOAL_PFLOPS, now=services.clock.now()
             )
 
         return _shown(services, renderer, request, page, public=True)
@@ -112,7 +113,7 @@ def _statement_pages(routes: APIRouter, services: Services, renderer: Renderer) 
                 return renderer.missing(request, visitor)
             cited = sorted({clause for line in found["lines"] for clause in line["clauses"]})
             known = services.budget.registry.policy(found["policy"]).clauses
-            told = {"shown": found, "firm_name": shown.firm_name, "cited": cited, "clauses": known}
+            told: dict[str, Any] = {"shown": found, "firm_name": shown.firm_name, "cited": cited, "clauses": known}
             return renderer.page("statement.html", request, visitor, rooms=rooms(tx, found["firm"]), **told)
 
         return _shown(services, renderer, request, page)

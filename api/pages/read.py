@@ -22,7 +22,6 @@ from scheduler.lifecycle import State
 from scheduler.plan import PendingKind
 from scheduler.schema import devices, jobs, lease_devices, nodes, pools
 
-GOAL_PFLOPS = 10_000  # what the zone means to offer: 京技管发〔2024〕10号, the voucher notice
 SILENT_AFTER = timedelta(seconds=60)  # as long as the planner still uses a node (scheduler/view.py)
 
 

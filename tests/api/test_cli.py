@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from api import client as client_module
 from api.cli import COMMANDS, main
 from api.client import Access, Client, Refused, Unavailable, find_access
 from api.commands import console
+from scheduler import view
+from scheduler.codec import snapshot_document
+from scheduler.jobfile import parse_job
 from tests.platform import Platform, job_text
 
 HEAVY = ("fastapi", "sqlalchemy", "numpy", "scipy", "ray", "kubernetes", "httpx", "pydantic", "babel", "rich", "yaml")
@@ -221,6 +227,26 @@ def test_audit_exits_0_on_whole_books_and_1_naming_the_record_after_one_fen_is_c
     assert "transfers:1" in capsys.readouterr().out
 
 
+def test_plan_gives_every_waiting_job_of_a_snapshot_its_place_or_its_reason(
+    platform: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, nodes in (("fits", 1), ("large", 3)):
+        platform.submit(name, job_text(name, nodes=nodes))
+    with platform.database.read() as tx:
+        document = snapshot_document(view.snapshot(tx, platform.clock.now(), platform.budget))
+    file = tmp_path / "snapshot.json"
+    file.write_text(json.dumps(document))
+
+    assert run("plan", str(file), "--policy", "fifo") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [launch["job"] for launch in plan["launches"]] == ["job_fits"]
+    assert [(wait["job"], wait["pending"]["code"]) for wait in plan["waits"]] == [("job_large", "EXCEEDS_POOL")]
+    assert run("plan", str(file), "--policy", "fofi") == 2
+    assert "fifo" in capsys.readouterr().err
+    file.write_text("{}")
+    assert run("plan", str(file)) == 2
+
+
 def test_devices_reads_a_recording_without_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recording = tmp_path / "nodes.json"
     recording.write_text(json.dumps({"version": 1, "devices": [{"node": "n1", "model": "Ascend910B3", "count": 2}]}))
@@ -356,8 +382,6 @@ def test_an_unknown_job_exits_1(server: list[httpx.Request], capsys: pytest.Capt
 def test_submit_tells_the_scripts_where_the_job_file_lies(
     server: list[httpx.Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from scheduler.jobfile import parse_job
-
     file = tmp_path / "job.yaml"
     file.write_text(job_text("digits"))
 
@@ -370,8 +394,6 @@ def test_submit_tells_the_scripts_where_the_job_file_lies(
 
 
 def test_a_job_file_that_names_its_own_directory_keeps_it(tmp_path: Path) -> None:
-    from scheduler.jobfile import parse_job
-
     own = job_text("digits", extra="envs: {YISUAN_SUBMIT_DIR: /elsewhere, A: b}\n")
     plain = job_text("digits", extra="envs:\n  A: b\n")
 
@@ -391,3 +413,35 @@ def test_a_bad_job_file_is_refused_before_anything_is_sent(
     assert run("submit", str(file)) == 2
     assert "naame" in capsys.readouterr().err
     assert server == []
+
+
+def test_serve_shows_the_first_key_and_ends_cleanly_on_a_signal(tmp_path: Path) -> None:
+    """On an empty database; the last checkpoint is written after the signal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = tmp_path / "data"
+    command = [sys.executable, "-m", "api.cli", "serve", "--port", str(port), "--data-dir", str(data)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/healthz")
+        server.terminate()
+        said = server.communicate(timeout=20)[1]
+    finally:
+        server.kill()
+
+    assert server.returncode == 0, said
+    assert len(re.findall(r"yk_\S+", said)) == 1
+    assert (data / "checkpoints.jsonl").exists()
+
+
+def wait_for(url: str) -> None:
+    """Something answers at the address, within ten seconds."""
+    for _ in range(100):
+        try:
+            httpx.get(url)
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"nothing answers at {url}")

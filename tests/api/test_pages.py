@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +15,9 @@ from sqlalchemy import update
 
 from adapters.catalog import load_catalog
 from api import texts
-from api.pages import router
+from api.pages import rendering, router
 from api.pages.read_jobs import LeaseRow, log_tail
+from api.pages.visitor import SESSION_COOKIE
 from scheduler import store
 from scheduler.schema import jobs
 from tests.api.browser import TestClient, browse
@@ -224,6 +227,25 @@ def test_an_unknown_job_is_a_page_that_says_so(zone: Platform) -> None:
         assert texts.text("page.missing.title", None, "zh") in answer.text
 
 
+def test_pages_work_without_the_browser_file(zone: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is built from npm and may be missing; nothing is asked for then, and nothing but the refresh is lost."""
+    monkeypatch.setattr(rendering, "HTMX", "vendor/absent.js")
+    page = visit(services(zone)).get("/jobs/job_waits").text
+
+    assert "<script" not in page
+    assert "later" in page
+
+
+def test_the_npm_lock_pins_one_version_by_hash_and_names_no_address() -> None:
+    folder = Path(rendering.__file__).parent
+    lock = (folder / "package-lock.json").read_text(encoding="utf-8")
+    packages = json.loads(lock)["packages"]
+
+    assert "http" not in lock
+    assert json.loads((folder / "package.json").read_text(encoding="utf-8"))["dependencies"] == {"htmx.org": "4.0.1"}
+    assert packages["node_modules/htmx.org"]["integrity"].startswith("sha512-")
+
+
 def test_only_known_files_are_served(zone: Platform) -> None:
     client = visit(services(zone))
 
@@ -245,3 +267,61 @@ def test_the_log_tail_is_the_end_of_the_log_however_long_it_is() -> None:
         assert log[:size].decode().rstrip("\n").endswith(text.splitlines()[-1] if text else "")
         assert cut == (log[:size].count(b"\n") + (size > 0 and not log[:size].endswith(b"\n")) > 80)
     assert log_tail({}, replace(lease, backend="gone"), 0) == ("", False)
+
+
+@pytest.fixture
+def signed_in(zone: Platform, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """Pages that are closed, with one valid key `yk_good` of the firm; sessions are the key itself."""
+    auth = pytest.importorskip("api.auth")
+    keys = {key: SimpleNamespace(role="firm", tenant=firm) for key, firm in (("yk_good", FIRM), ("yk_other", "other"))}
+    monkeypatch.setattr(auth, "principal_of_session", lambda tx, token, now: keys.get(token))
+    monkeypatch.setattr(auth, "open_session", lambda tx, key, now: key if key in keys else None)
+    monkeypatch.setattr(auth, "close_session", lambda tx, token: None)
+    return visit(services(zone, pages_open=False))
+
+
+OURS = {"origin": "http://zone.test"}
+
+
+def test_a_key_opens_a_session_and_leads_back_to_the_page(signed_in: TestClient) -> None:
+    answer = signed_in.post("/login", data={"key": " yk_good ", "next": "/jobs"}, headers=OURS)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs")
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "digits" in signed_in.get("/jobs").text
+    assert signed_in.get(f"/statements/firms/{FIRM}").status_code == 200
+
+
+def test_another_firms_key_shows_nothing_of_ours(signed_in: TestClient) -> None:
+    signed_in.post("/login", data={"key": "yk_other"}, headers=OURS)
+
+    assert "digits" not in signed_in.get("/jobs").text
+    for path in ("/jobs/job_done", "/jobs/job_done/live", "/statements/jobs/job_done", f"/statements/firms/{FIRM}"):
+        assert signed_in.get(path).status_code == 404
+
+
+def test_a_wrong_key_is_told_and_opens_nothing(signed_in: TestClient) -> None:
+    answer = signed_in.post("/login?lang=en", data={"key": "yk_bad"}, headers=OURS)
+
+    assert answer.status_code == 403
+    assert "not valid" in answer.text
+    assert SESSION_COOKIE not in answer.headers.get("set-cookie", "")
+
+
+@pytest.mark.parametrize("origin", [None, "null", "https://evil.test", "http://zone.test.evil.test", "zone.test"])
+def test_forms_from_elsewhere_are_refused(signed_in: TestClient, origin: str | None) -> None:
+    headers = {} if origin is None else {"origin": origin}
+
+    assert signed_in.post("/login", data={"key": "yk_good"}, headers=headers).status_code == 403
+    assert signed_in.post("/logout", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "after", ["//evil.test", "https://evil.test", "/\\evil.test", "jobs", "/jobs\r\nset-cookie: a=b"]
+)
+def test_signing_in_never_leads_to_another_site(signed_in: TestClient, after: str) -> None:
+    answer = signed_in.post("/login", data={"key": "yk_good", "next": after}, headers=OURS)
+
+    assert answer.headers["location"] == "/"

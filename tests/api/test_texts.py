@@ -54,10 +54,11 @@ def test_chinese_texts_are_chinese_and_english_ones_are_not() -> None:
     assert bare - without_words == set()
 
 
-def test_every_refusal_in_the_source_has_words() -> None:
-    """`Refusal(code="X"` and `code="X"` handed to a review, found in the source."""
+def test_every_refusal_and_problem_in_the_source_has_words() -> None:
+    """`Refusal(code="X"` and `code="X"` handed to a review, and problems of the routes, found in the source."""
     pattern = re.compile(r'(?:Refusal|open_review)\(\s*(?:tx,\s*)?code="([A-Z_]+)"')
-    found = {(code, path.name) for path, text in sources() for code in pattern.findall(text)}
+    problem = re.compile(r'Problem\(\s*\d+,\s*"([A-Z_]+)"')
+    found = {(code, path.name) for path, text in sources() for code in pattern.findall(text) + problem.findall(text)}
 
     assert {("JOB_ENDED", "store.py")} <= found
     assert sorted(item for item in found if not texts.known(item[0])) == []
@@ -171,11 +172,13 @@ def test_a_pending_record_reads_as_reason_counts_and_remedies() -> None:
             {"code": "CARD_TYPE_MISMATCH", "n": 37, "m": 40, "until": None},
             {"code": "NODE_BUSY", "n": 3, "m": 40, "until": "2026-06-01T06:20:00Z"},
         ],
-        "remedies": [{"code": "ACCEPT_MODEL", "facts": {"model": "H800", "pool": "h800", "net_fen": 123456}}],
+        "remedies": [
+            {"code": "ACCEPT_MODEL", "facts": {"model": "H800", "pool": "h800", "price_fen_per_device_hour": 1800}}
+        ],
     }
 
     reason, counts, remedies = texts.pending_words(record, "en")
 
     assert reason == "Not enough free devices: needs 8, 3 free"
     assert counts == ("37 of 40 nodes: wrong model", "3 of 40 nodes: busy, the first free at 2026-06-01 14:20:00")
-    assert remedies == ("Accept H800 (h800) and start now; net cost of the time limit ¥1,234.56",)
+    assert remedies == ("Accept H800 (h800, ¥18.00 per device-hour) and start now",)

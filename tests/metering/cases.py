@@ -64,7 +64,7 @@ def moments(draw: st.DrawFn) -> datetime:
 @st.composite
 def eligibilities(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Always, never, or up to four intervals that may overlap, touch or be empty, in any order."""
-    kind = draw(st.sampled_from(["always", "always", "never", "some", "some"]))
+    kind = draw(st.sampled_from(["always", "always", "always", "never", "some", "some"]))
     if kind == "always":
         return ALWAYS
     if kind == "never":

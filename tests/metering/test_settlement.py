@@ -160,6 +160,19 @@ def test_a_firm_is_eligible_up_to_the_end_of_its_interval_and_not_at_it() -> Non
     assert [(line["device_ms"], line["rate_bp"]) for line in out["lines"]] == [(1, 0), (2, 4000), (1, 0)]
 
 
+def test_foreign_and_undetermined_are_one_class_and_domestic_is_another() -> None:
+    """999 + 999 fen at 30 % are 599.4 together, 299.7 twice apart."""
+    usage = [entry(origin=o, price_fen_per_device_hour=999) for o in ("foreign", "undetermined")]
+    out = settled(case(*usage))
+    assert (out["totals"]["ceiling_fen"], [line["deduction_fen"] for line in out["lines"]]) == (
+        599,
+        [300, 299],
+    )
+
+    mixed = settled(case(*(entry(origin=o, price_fen_per_device_hour=4) for o in ("domestic", "foreign"))))
+    assert (mixed["totals"]["ceiling_fen"], [line["deduction_fen"] for line in mixed["lines"]]) == (2, [1, 1])
+
+
 # --- both sides of every room ---------------------------------------------------------------------
 
 

@@ -102,9 +102,10 @@ def test_start_up_is_recorded_at_price_zero_before_the_run() -> None:
     observed = seen(member(0, 3, 63))
     records = usage_of_end(lease(), POOL, observed, ending_of(lease(), observed), NOON)
 
-    assert [
-        (r.kind.value, r.price_fen_per_device_hour, r.device_ms // 16) for r in records
-    ] == [("starting", 0, 8_000), ("run", 2000, 60_000)]
+    assert [(r.kind.value, r.price_fen_per_device_hour, r.device_ms // 16) for r in records] == [
+        ("starting", 0, 8_000),
+        ("run", 2000, 60_000),
+    ]
 
 
 @given(hours=st.integers(0, 120), cut=st.integers(0, 120))

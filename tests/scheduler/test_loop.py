@@ -79,9 +79,9 @@ def test_a_lost_member_ends_the_gang_at_price_zero(platform: Platform) -> None:
     platform.backend.end(f"{job}.1", 143, None, cause=Cause.CANCELLED)
     platform.loop.tick()
     assert platform.state(job) == "NODE_FAIL"
-    assert [
-        (r["kind"], r["cause"], r["price_fen_per_device_hour"]) for r in platform.rows(usage_records)
-    ] == [("lost", "node_fail", 0)]
+    assert [(r["kind"], r["cause"], r["price_fen_per_device_hour"]) for r in platform.rows(usage_records)] == [
+        ("lost", "node_fail", 0)
+    ]
     assert [row["fee_fen"] for row in platform.rows(settlements)] == [0]
 
 

@@ -1,0 +1,31 @@
+"""App: the FastAPI application over Services. Refusals become problems, pages and routes share one process."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api.pages import router as pages
+from api.problems import install
+from api.routes import agents, events, jobs, money, public, zone
+from api.tailer import Tailer
+from api.wiring import Services
+
+
+def create_app(services: Services) -> FastAPI:
+    """Every route of the platform on these services."""
+    app = FastAPI(
+        title="yisuan",
+        version=version("yisuan"),
+        summary="The platform a compute zone runs: listings, jobs, metering, vouchers.",
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.state.tailer = Tailer(services.database)
+    install(app)
+    for module in (public, jobs, events, zone, money, agents):
+        app.include_router(module.routes)
+    app.include_router(pages(services))
+    return app

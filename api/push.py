@@ -1,0 +1,44 @@
+"""Push: the node agent's way to the platform over HTTP (adapters.agent.Push)."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import httpx
+
+from adapters.accelerator import Accelerator
+from adapters.chain import timestamp
+from adapters.sample import Sample
+
+
+class HttpPush:
+    """Raises httpx.HTTPError when the platform is away or refuses; the agent keeps the batch and tries again."""
+
+    def __init__(self, server: str, key: str, transport: httpx.BaseTransport | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=server, headers=headers, timeout=10.0, transport=transport)
+
+    def heartbeat(self, node: str, devices: Sequence[Accelerator], at: datetime) -> None:
+        """The node is alive and holds these devices."""
+        self._post(
+            "/v1/agents/heartbeat", {"node": node, "at": timestamp(at), "devices": [_device(d) for d in devices]}
+        )
+
+    def samples(self, node: str, batch: Sequence[Sample]) -> None:
+        """These readings are kept."""
+        body = [{**dataclasses.asdict(sample), "at": timestamp(sample.at)} for sample in batch]
+        self._post("/v1/agents/samples", {"node": node, "samples": body})
+
+    def _post(self, path: str, body: dict[str, Any]) -> None:
+        answer = self._http.post(path, json=body, headers={"Idempotency-Key": uuid.uuid4().hex})
+        answer.raise_for_status()
+
+
+def _device(device: Accelerator) -> dict[str, Any]:
+    """The device as JSON values."""
+    values = dataclasses.asdict(device)
+    return {**values, "health": device.health.value, "source": device.source.value, "problems": list(device.problems)}

@@ -1,0 +1,37 @@
+"""Settings: one frozen object, read once from YISUAN_* variables; functions receive the values they need, not it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a platform process is told from outside. data_dir is made with mode 0700; nothing secret has a default."""
+
+    model_config = SettingsConfigDict(env_prefix="YISUAN_", frozen=True, extra="ignore")
+
+    data_dir: Path = Path("yisuan-data")
+    database_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+    ledger: Literal["demo", "live"] = "live"
+    policy: str = "net_cost"
+    voucher_policy: str = "etown-2024-10"
+    parameters_dir: Path | None = None
+    tick_ms: int = Field(default=250, ge=10, le=60_000)
+    job_path: str = "/usr/local/bin:/usr/bin:/bin"
+    confinement: Literal["auto", "namespace", "landlock", "uid", "none"] = "auto"
+    lang: Literal["zh", "en"] = "zh"
+    pages_open: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{(self.data_dir / 'yisuan.db').absolute()}")
+        if self.pages_open and self.ledger != "demo":
+            raise ValueError("pages_open shows every firm's bills to anyone: only a ledger marked demo may have it")
+        return self
