@@ -127,6 +127,7 @@ def with_submit_directory(text: str, directory: Path, name: str | None = None) -
     The text stays as written where a line at its end is enough. Raises scheduler.jobfile.JobFileError for a bad file.
     """
     import yaml
+
     from scheduler.jobfile import JobFileError, parse_job
 
     spec = parse_job(text)

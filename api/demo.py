@@ -27,7 +27,7 @@ FIRM = {"id": "91110302MA0YDEMA1R", "name": "演示智能科技有限公司"}
 SITE = {"id": "bj-demo-1", "provider": PROVIDER["id"], "name": "演示数据中心", "region": "beijing"}
 SINCE = "2024-03-28T00:00:00+08:00"
 # Example prices, not an offer: on the list the H800 is the cheaper one, after the voucher the Ascend is.
-POOLS = (
+POOLS: tuple[dict[str, Any], ...] = (
     {"id": "ascend-910b", "vendor": "ascend", "model": "Ascend910B3", "price_fen_per_device_hour": 1180, "nodes": 3},
     {"id": "nvidia-h800", "vendor": "nvidia", "model": "H800", "price_fen_per_device_hour": 1080, "nodes": 3},
 )

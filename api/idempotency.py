@@ -60,7 +60,7 @@ class Once:
                     media_type="application/json",
                     body=content,
                     created_at_ms=to_ms(services.clock.now()),
-                )  # fmt: skip
+                )
             )
         return _response(status, content, {})
 

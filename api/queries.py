@@ -19,13 +19,13 @@ from metering.schema import facts as fact_rows
 from metering.schema import prices, rights
 from metering.schema import settlements as settlement_rows
 from metering.statement import TOTALS, lines_of
-from scheduler import store, view
 from scheduler import schema as work
+from scheduler import store, view
 from scheduler.clock import from_ms
 from scheduler.lifecycle import State
 
 
-def rows(tx: Connection, table: Table, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(tx: Connection, table: Table, wanted: Mapping[Any, Any]) -> list[dict[str, Any]]:
     """Every row whose columns have the wanted values (None = any), times as text, in order of the first column."""
     query = select(table)
     for name, value in wanted.items():
@@ -40,7 +40,7 @@ def one(tx: Connection, table: Table, identity: str) -> dict[str, Any] | None:
     return dict(row) if row else None
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:
     """`*_at_ms` as `*_at`, a time; JSON columns as values."""
     found: dict[str, Any] = {}
     for key, value in row.items():
@@ -87,7 +87,7 @@ def job(tx: Connection, firm: str | None, identity: str) -> dict[str, Any] | Non
     }
 
 
-def _job(row: Mapping[str, Any]) -> dict[str, Any]:
+def _job(row: Mapping[Any, Any]) -> dict[str, Any]:
     shown = _shown(row)
     pending = json.loads(row["pending"]) if row["pending"] else None
     if pending is not None:
@@ -115,7 +115,7 @@ def _job(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lease(tx: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
+def _lease(tx: Connection, row: Mapping[Any, Any]) -> dict[str, Any]:
     shown = _shown(row)
     kept = ("id", "pool", "backend", "model", "source", "device_count", "price_fen_per_device_hour", "reserved_at",
             "started_at", "released_at", "cause", "exit_code")  # fmt: skip
@@ -299,7 +299,7 @@ def settlement(tx: Connection, firm: str | None, identity: str) -> dict[str, Any
     return {**_settlement(row), "lines": lines_of(tx, identity), "case": json.loads(row["case_json"])}
 
 
-def _settlement(row: Mapping[str, Any]) -> dict[str, Any]:
+def _settlement(row: Mapping[Any, Any]) -> dict[str, Any]:
     kept = ("seq", "id", "job", "firm", "number", "policy", "bundle_sha256", "spec_sha256", "voucher", "hash")
     return {
         **{k: row[k] for k in kept},

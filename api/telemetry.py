@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import prometheus_client as prometheus
 from sqlalchemy import func, select
 
-import prometheus_client as prometheus
 from metering.ledger import PROGRAMME
 from metering.schema import accounts
 from scheduler.clock import Clock
@@ -60,6 +60,6 @@ class Telemetry:
         self.devices.clear()
         for (vendor, model, source, state), n in found.items():
             self.devices.labels(vendor=vendor, model=model, source=source, state=state).set(n)
-        for row in rooms:
-            left = row["credits_posted"] - row["debits_posted"] - row["debits_pending"]
-            self.pool_room.labels(year=row["id"].rsplit(":", 1)[1]).set(left)
+        for account in rooms:
+            left = account["credits_posted"] - account["debits_posted"] - account["debits_pending"]
+            self.pool_room.labels(year=account["id"].rsplit(":", 1)[1]).set(left)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def audit_connection(
 ) -> Report:
     """The same on an open connection."""
     laws: list[tuple[str, Callable[[], Broken | None]]] = [
-        (f"chain of {stream}", lambda table=table: _chain(tx, table)) for stream, table in checkpoint.STREAMS.items()
+        (f"chain of {stream}", partial(_chain, tx, table)) for stream, table in checkpoint.STREAMS.items()
     ]
     laws += [
         ("checkpoints", lambda: _checkpoints(tx, checkpoint_files)),
@@ -143,7 +144,7 @@ def _checkpoints(tx: Connection, files: Sequence[Path]) -> Broken | None:
     return None
 
 
-def _transfers(tx: Connection) -> Iterator[tuple[str, Transfer, Mapping[str, Any]]]:
+def _transfers(tx: Connection) -> Iterator[tuple[str, Transfer, Mapping[Any, Any]]]:
     for row in rows(tx, transfers):
         transfer = Transfer(
             id=row["id"],
@@ -253,7 +254,7 @@ def _settlements(tx: Connection, registry: Registry, rules: Sequence[Rule]) -> B
     return None
 
 
-def _stored(line: Mapping[str, Any], key: str) -> Any:
+def _stored(line: Mapping[Any, Any], key: str) -> Any:
     if key in ("reasons", "clauses"):
         return json.loads(line[key])
     if key in ("start", "end"):
@@ -298,7 +299,7 @@ def _usage(tx: Connection) -> Broken | None:
             names[row["lease"]] = f"usage_records:{row['seq']}"
         if row["kind"] != "run" and row["price_fen_per_device_hour"]:
             return f"usage_records:{row['seq']}", f"{row['kind']} is recorded at a price"
-    last: dict[str, Mapping[str, Any]] = {}
+    last: dict[str, Mapping[Any, Any]] = {}
     for row in rows(tx, settlements):
         last[row["job"]] = row
     for job, leases_of in recorded.items():
@@ -343,9 +344,9 @@ def _exclusive(tx: Connection) -> Broken | None:
     )
     before: Any = None
     for row in tx.execute(query):
-        if before is not None and before.device == row.device:
-            if before.released_at_ms is None or before.released_at_ms > row.reserved_at_ms:
-                return f"leases:{row.id}", f"device {row.device} was still leased to {before.id}"
+        same = before is not None and before.device == row.device
+        if same and (before.released_at_ms is None or before.released_at_ms > row.reserved_at_ms):
+            return f"leases:{row.id}", f"device {row.device} was still leased to {before.id}"
         before = row
     return None
 
@@ -430,6 +431,12 @@ def write_export(tx: Connection, file: Path) -> int:
                 out.write(canonical({"table": table.name, "row": dict(row)}).decode() + "\n")
                 count += 1
     return count
+
+
+def export_database(path: Path, file: Path) -> int:
+    """Write the database at `path` as an export; NotAuditable if it is none."""
+    with _open(path) as tx:
+        return write_export(tx, file)
 
 
 def _load_export(path: Path) -> Connection:

@@ -212,7 +212,7 @@ class VoucherBudget:
                 store.post(tx, transfer, now)
 
     def resolve_hold(
-        self, tx: Connection, hold: Mapping[str, Any], amount: int, phase: Phase, settlement: str | None, now: datetime
+        self, tx: Connection, hold: Mapping[Any, Any], amount: int, phase: Phase, settlement: str | None, now: datetime
     ) -> None:
         """Post `amount` of a hold and release the rest, or void or expire it; both rooms, exactly once."""
         for kind, debit, credit in _pairs(hold["firm"], hold["year"]):
@@ -234,7 +234,7 @@ class VoucherBudget:
         key = (holds.c.lease == hold["lease"], holds.c.year == hold["year"], holds.c.generation == hold["generation"])
         tx.execute(update(holds).where(*key).values(state=state))
 
-    def renew_hold(self, tx: Connection, hold: Mapping[str, Any], rest: int, now: datetime) -> None:
+    def renew_hold(self, tx: Connection, hold: Mapping[Any, Any], rest: int, now: datetime) -> None:
         """What an interim settlement did not use stays held, under the next generation."""
         expires = now + timedelta(milliseconds=hold["expires_at_ms"] - to_ms(now))
         self._hold_year(

@@ -6,6 +6,7 @@ daily ones equals the settlement of the whole, and repeating one changes nothing
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ def _origin_cuts(record: Mapping[str, Any], budget: VoucherBudget) -> Iterable[t
     start, end = from_ms(record["start_ms"]), from_ms(record["end_ms"])
     edges = [e for e in budget.register.edges(record["vendor"], record["model"]) if start < e < end]
     points = [start, *sorted(edges), end]
-    return zip(points, points[1:], strict=False)
+    return itertools.pairwise(points)
 
 
 def _drawn(tx: Connection, job: str, firm: str) -> dict[int, int]:

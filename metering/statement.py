@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, select
 
 from adapters.chain import timestamp
 from metering import store
@@ -50,7 +50,7 @@ def lines_of(tx: Connection, settlement: str) -> list[dict[str, Any]]:
     return [_line(row) for row in tx.execute(query.order_by(settlement_lines.c.number)).mappings()]
 
 
-def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+def _line(row: Mapping[Any, Any]) -> dict[str, Any]:
     copied = ("year", "device_ms", "fee_fen", "rate_bp", "deduction_fen", "payable_fen")
     return {
         **{k: row[k] for k in ("lease", "provider", "model", "origin")},
@@ -84,7 +84,7 @@ def firm_statement(
     deduction_fen, payable_fen, device_ms}}, rooms: {pool, firm}, right}.
     """
     query = select(settlements).where(settlements.c.firm == firm).order_by(settlements.c.seq)
-    latest: dict[str, Mapping[str, Any]] = {}
+    latest: dict[str, RowMapping] = {}
     for row in tx.execute(query).mappings():
         latest[row["job"]] = row
     kept = [

@@ -5,6 +5,7 @@ Billed time runs from all members RUNNING to the last exit. What the platform it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,7 +38,7 @@ class Ending:
     exit_code: int | None
 
 
-def ending_of(lease: Mapping[str, Any], seen: Observation) -> Ending:
+def ending_of(lease: Mapping[Any, Any], seen: Observation) -> Ending:
     """The end of a lease whose members are all EXITED or LOST.
 
     A lost member is the platform's fault whatever the others did. A member's own record of why it was stopped beats
@@ -60,7 +61,7 @@ def ending_of(lease: Mapping[str, Any], seen: Observation) -> Ending:
 
 
 def usage_of_end(
-    lease: Mapping[str, Any], pool: Mapping[str, Any], seen: Observation, ending: Ending, now: datetime
+    lease: Mapping[Any, Any], pool: Mapping[Any, Any], seen: Observation, ending: Ending, now: datetime
 ) -> tuple[UsageRecord, ...]:
     """The records a finished lease still owes: its start-up at price 0, its run (less what interim records took).
 
@@ -83,7 +84,7 @@ def usage_of_end(
 
 
 def usage_until(
-    lease: Mapping[str, Any], pool: Mapping[str, Any], seen: Observation, boot_ms: int, zone: ZoneInfo
+    lease: Mapping[Any, Any], pool: Mapping[Any, Any], seen: Observation, boot_ms: int, zone: ZoneInfo
 ) -> tuple[UsageRecord, ...]:
     """RUN records up to the last local midnight a running lease has passed; none when it has passed no new one.
 
@@ -95,13 +96,12 @@ def usage_until(
     if any(m.phase is MemberPhase.LOST for m in seen.members):
         return ()
     last = max(seen.members, key=lambda m: (m.started_ms or 0, m.rank))
-    assert last.started_at is not None and last.started_ms is not None
+    assert last.started_at is not None, "asked above"
+    assert last.started_ms is not None, "asked above"
     until = last.started_at + timedelta(milliseconds=max(0, boot_ms - last.started_ms))
     since = from_ms(lease["metered_until_ms"]) if lease["metered_until_ms"] else last.started_at
     edges = [since, *_midnights(since, until, zone)]
-    return tuple(
-        _record(lease, pool, UsageKind.RUN, None, low, high) for low, high in zip(edges, edges[1:], strict=False)
-    )
+    return tuple(_record(lease, pool, UsageKind.RUN, None, low, high) for low, high in itertools.pairwise(edges))
 
 
 def _midnights(since: datetime, until: datetime, zone: ZoneInfo) -> Iterator[datetime]:
@@ -112,8 +112,8 @@ def _midnights(since: datetime, until: datetime, zone: ZoneInfo) -> Iterator[dat
 
 
 def _record(
-    lease: Mapping[str, Any],
-    pool: Mapping[str, Any],
+    lease: Mapping[Any, Any],
+    pool: Mapping[Any, Any],
     kind: UsageKind,
     cause: str | None,
     start: datetime,

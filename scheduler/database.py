@@ -26,9 +26,9 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A write transaction: committed at the end of the block, rolled back whole on any exception."""
-        with self._writer, self.engine.connect().execution_options(yisuan_write=True) as connection:
-            with connection.begin():
-                yield connection
+        options = {"yisuan_write": True}
+        with self._writer, self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

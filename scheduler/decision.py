@@ -71,6 +71,10 @@ def _decide_one(state: State, policy: Policy, job: WaitingJob, work: Workspace, 
     ]
     if not within:
         return reasons.quota_exhausted(job, limit or 0, work.used.get(job.queue, 0), job.nodes * min(counts))
+    ahead = [work.blocked.get(pool.id, 0) for _, pool in within]
+    if all(ahead):  # every pool it could use is spoken for: no need to price what it cannot have yet
+        _hold_places(within, work)
+        return reasons.behind(job, within, max(ahead), work.blocked)
     affordable = [c for c in (candidate(state, job, index, pool) for index, pool in within) if _affordable(job, c)]
     if not affordable:
         return reasons.too_dear(job, [candidate(state, job, index, pool) for index, pool in within])
@@ -79,10 +83,9 @@ def _decide_one(state: State, policy: Policy, job: WaitingJob, work: Workspace, 
         first = min(c.alternative for c in now)
         now = [c for c in now if c.alternative == first]
     if not now:
-        ahead = max(work.blocked.get(PoolId(c.pool), 0) for c in affordable)
-        pending = reasons.busy(job, affordable, work.free, ahead=ahead, blocked=set(work.blocked))
-        for c in affordable:
-            work.blocked[PoolId(c.pool)] = work.blocked.get(PoolId(c.pool), 0) + 1
+        first_in_line = [c for c in affordable if PoolId(c.pool) not in work.blocked]
+        pending = reasons.busy(job, first_in_line or affordable, work.free, blocked=work.blocked)
+        _hold_places([(c.alternative, state.pools[PoolId(c.pool)]) for c in affordable], work)
         return pending
     best, *others = policy.choose(job, now)
     placement = _place(state, job, best, work)
@@ -95,6 +98,12 @@ def _decide_one(state: State, policy: Policy, job: WaitingJob, work: Workspace, 
         chosen=best,
         rejected=tuple(others),
     )
+
+
+def _hold_places(ways: Sequence[tuple[int, Pool]], work: Workspace) -> None:
+    """The job waits for these pools: whoever comes later there is behind it."""
+    for pool_id in {pool.id for _, pool in ways}:
+        work.blocked[pool_id] = work.blocked.get(pool_id, 0) + 1
 
 
 def _ordered(state: State, policy: Policy) -> Iterator[WaitingJob]:

@@ -100,15 +100,16 @@ def apply(state: State, changes: Iterable[Change]) -> State:
             case Clock():
                 values |= {"now": change.now, "version": change.version}
             case Set():
-                kind = type(change.value)
-                if kind is RunningLease:
-                    touched |= _nodes_of(table(kind).get(change.value.id)) | _nodes_of(change.value)  # type: ignore[union-attr]
-                table(kind)[_key(change.value)] = change.value
+                value = change.value
+                if isinstance(value, RunningLease):
+                    touched |= _nodes_of(table(RunningLease).get(value.id)) | _nodes_of(value)
+                table(type(value))[_key(value)] = value
             case Remove():
                 gone = table(change.kind).pop(change.key, None)
                 if change.kind is RunningLease:
                     touched |= _nodes_of(gone)
-    after = replace(state, **values, **tables)
+    values |= tables
+    after = replace(state, **values)
     return _derive(state, after, touched, nodes_changed="nodes" in tables)
 
 
@@ -148,5 +149,12 @@ def _key(value: Value) -> Any:
 
 def changes_of(snapshot: Snapshot) -> tuple[Change, ...]:
     """The changes that lead from nothing to this snapshot."""
-    values = (*snapshot.pools, *snapshot.nodes, *snapshot.jobs, *snapshot.leases, *snapshot.terms, *snapshot.queues)
+    values: tuple[Value, ...] = (
+        *snapshot.pools,
+        *snapshot.nodes,
+        *snapshot.jobs,
+        *snapshot.leases,
+        *snapshot.terms,
+        *snapshot.queues,
+    )
     return (Clock(snapshot.now, snapshot.version), *(Set(value) for value in values))

@@ -65,12 +65,12 @@ class _Loader(yaml.SafeLoader):
     """YAML without anchors, duplicate keys or implicit dates."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             raise JobFileError([Problem(field="/", value="*", message="anchors and aliases are not allowed")])
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise JobFileError([Problem(field=f"/{key}", value=str(key), message="the key stands twice")])
@@ -187,9 +187,10 @@ def _spec(reader: _Reader, values: Mapping[str, Any]) -> JobSpec | None:
     limit = reader.parsed("/time_limit", values.get("time_limit"), parse_duration) if "time_limit" in values else None
     request = _request(reader, values["resources"]) if "resources" in values else None
     priority = reader.choice("/priority", values.get("priority", "normal"), [p.value for p in Priority])
+    variants = _variants(reader, values.get("variants", {}))
     spec = {
         "deadline": _deadline(reader, values.get("deadline")),
-        "variants": _variants(reader, values.get("variants", {})),
+        "variants": variants,
         "entrypoint": reader.text("/entrypoint", values["entrypoint"]) if "entrypoint" in values else None,
         "setup": reader.text("/setup", values["setup"]) if "setup" in values else None,
         "envs": reader.texts("/envs", values.get("envs", {})),
@@ -202,7 +203,7 @@ def _spec(reader: _Reader, values: Mapping[str, Any]) -> JobSpec | None:
         "array": _array(reader, values.get("array")),
         "depends_on": _depends(reader, values.get("depends_on", [])),
     }
-    if spec["entrypoint"] is None and not any(v.run for v in spec["variants"].values()):  # type: ignore[attr-defined]
+    if spec["entrypoint"] is None and not any(variant.run for variant in variants.values()):
         reader.wrong("/entrypoint", None, "is required where no variant gives a run")
     if None in (name, queue, limit, request, priority) or reader.problems:
         return None

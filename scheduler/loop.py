@@ -100,23 +100,13 @@ class Loop:
         assert job is not None, "a lease row references its job"
         if State(job["state"]) is State.STARTING and seen.all_running_or_done:
             self._mark_running(row, seen)
-        if self._stop_wanted(row, job, seen):
-            self._stop(backend, row, lease, self._stop_cause(job, seen))
+        if _stop_wanted(row, job, seen):
+            self._stop(backend, row, lease, _stop_cause(seen))
         if any(m.phase is MemberPhase.ABSENT for m in seen.members):
             self._launch(
                 backend, lease
             )  # also after a stop: a member that is told to stop before it starts must say so
         self._meter_until_midnight(row, seen)
-
-    def _stop_wanted(self, row: Mapping[str, Any], job: RowMapping, seen: Observation) -> bool:
-        if row["stop_requested_at_ms"] is not None:
-            return True
-        return job["cancel_requested_at_ms"] is not None or _broken(seen)
-
-    def _stop_cause(self, job: RowMapping, seen: Observation) -> Cause:
-        if any(m.phase is MemberPhase.LOST for m in seen.members):
-            return Cause.NODE_FAIL
-        return Cause.EXITED if _broken(seen) else Cause.CANCELLED
 
     def _stop(self, backend: Backend, row: Mapping[str, Any], lease: Lease, cause: Cause) -> None:
         checkpoint = lease.spec.checkpoint
@@ -275,6 +265,18 @@ class Loop:
             facts = {"code": refusal.code, **dict(refusal.facts)}
             store.move(tx, lease.job, event, now, lease=lease.id, facts=facts, cause=Cause.LAUNCH_FAILED.value)
             self.budget.charge(tx, lease.job, now, final=True)
+
+
+def _stop_wanted(row: Mapping[str, Any], job: RowMapping, seen: Observation) -> bool:
+    if row["stop_requested_at_ms"] is not None:
+        return True
+    return job["cancel_requested_at_ms"] is not None or _broken(seen)
+
+
+def _stop_cause(seen: Observation) -> Cause:
+    if any(m.phase is MemberPhase.LOST for m in seen.members):
+        return Cause.NODE_FAIL
+    return Cause.EXITED if _broken(seen) else Cause.CANCELLED
 
 
 def _broken(seen: Observation) -> bool:

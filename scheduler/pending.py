@@ -6,13 +6,13 @@ wait    devices must free up, or earlier jobs go first
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from scheduler.columns import Ints
-from scheduler.node import PoolId
+from scheduler.node import Pool, PoolId
 from scheduler.plan import Candidate, NodeCount, Pending, PendingKind, Remedy
 from scheduler.snapshot import WaitingJob
 
@@ -27,7 +27,7 @@ class Reasons:
     state: State
     _starts: dict[tuple[PoolId, int, int], datetime | None] = field(default_factory=dict)
     _counts: dict[object, tuple[NodeCount, ...]] = field(default_factory=dict)
-    _position: int = 0
+    _behind: dict[object, tuple[str, int, int, tuple[Remedy, ...]]] = field(default_factory=dict)
 
     def never(self, job: WaitingJob) -> Pending:
         """No pool could run it even when empty: the model is not listed, a node is too small, or too few are."""
@@ -87,10 +87,8 @@ class Reasons:
             available=job.money.max_net_fen, remedies=(remedy,),
         )  # fmt: skip
 
-    def busy(
-        self, job: WaitingJob, candidates: Sequence[Candidate], free: Ints, *, ahead: int, blocked: set[PoolId]
-    ) -> Pending:
-        """It fits when something ends. ahead: jobs that wait for the same devices and go first."""
+    def busy(self, job: WaitingJob, candidates: Sequence[Candidate], free: Ints, *, blocked: set[PoolId]) -> Pending:
+        """It is first in line for these pools and fits when something ends."""
         counts = {PoolId(c.pool): job.request.alternatives[c.alternative].count for c in candidates}
         columns = self.state.columns
         available = most_nodes = usable = 0
@@ -101,20 +99,37 @@ class Reasons:
             available = max(available, int(free[rows][ready].sum()))
             most_nodes = max(most_nodes, int(((free[rows] >= count) & ready).sum()))
         needed = min(counts.values()) * job.nodes
-        if ahead:
-            code = "BEHIND_EARLIER_JOB"
-        elif usable < job.nodes:
+        if usable < job.nodes:
             code = "NODES_UNSCHEDULABLE"
         elif available >= needed and most_nodes < job.nodes:
             code = "FRAGMENTED"
         else:
             code = "INSUFFICIENT_FREE_DEVICES"
-        starts = [] if ahead else [self._start(pool, count, job.nodes) for pool, count in sorted(counts.items())]
+        starts = [self._start(pool, count, job.nodes) for pool, count in sorted(counts.items())]
         known = [start for start in starts if start is not None]
         remedies = (*self._other_models(job, blocked), Remedy(code="WAIT"))
         return self._pending(
             job, code, PendingKind.WAIT, ", ".join(sorted(counts)), needed=needed, available=available,
-            earliest=min(known) if known else None, position=ahead + 1, remedies=remedies,
+            earliest=min(known) if known else None, position=1, remedies=remedies,
+        )  # fmt: skip
+
+    def behind(
+        self, job: WaitingJob, ways: Sequence[tuple[int, Pool]], ahead: int, blocked: Collection[PoolId]
+    ) -> Pending:
+        """`ahead` jobs wait for the same devices and go first. What is alike for alike jobs is worked out once."""
+        key = (job.request.alternatives, job.stacks, job.nodes)
+        if key not in self._behind:
+            counts = {pool.id: job.request.alternatives[index].count for index, pool in ways}
+            columns = self.state.columns
+            free = [int(columns.free[columns.rows[p]][columns.usable[columns.rows[p]]].sum()) for p in sorted(counts)]
+            self._behind[key] = (
+                ", ".join(sorted(counts)), min(counts.values()) * job.nodes, max(free),
+                (*self._other_models(job, blocked), Remedy(code="WAIT")),
+            )  # fmt: skip
+        scope, needed, available, remedies = self._behind[key]
+        return self._pending(
+            job, "BEHIND_EARLIER_JOB", PendingKind.WAIT, scope, needed=needed, available=available, position=ahead + 1,
+            remedies=remedies,
         )  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------------
@@ -208,7 +223,7 @@ class Reasons:
                 return max(lease.ends_by, self.state.now)
         return None
 
-    def _other_models(self, job: WaitingJob, blocked: set[PoolId] | None = None) -> tuple[Remedy, ...]:
+    def _other_models(self, job: WaitingJob, blocked: Collection[PoolId] = ()) -> tuple[Remedy, ...]:
         """Pools of other models that would fit the job now: accept one of them and start."""
         from scheduler.decision import matches, runs_on
 
@@ -219,7 +234,7 @@ class Reasons:
             pool = self.state.pools[pool_id]
             asked = any(matches(a, pool) for a in job.request.alternatives)
             rows = columns.rows.get(pool_id)
-            if asked or rows is None or (blocked and pool_id in blocked) or not runs_on(job.stacks, pool):
+            if asked or rows is None or pool_id in blocked or not runs_on(job.stacks, pool):
                 continue
             if int(((columns.free[rows] >= count) & columns.usable[rows]).sum()) >= job.nodes:
                 facts: dict[str, Any] = {"model": pool.model, "pool": pool_id, "count": count}

@@ -267,7 +267,7 @@ def job_row(tx: Connection, job: str) -> RowMapping | None:
     return tx.execute(select(jobs).where(jobs.c.id == job)).mappings().first()
 
 
-def spec_of(row: Mapping[str, Any]) -> JobSpec:
+def spec_of(row: Mapping[Any, Any]) -> JobSpec:
     return from_canonical(json.loads(row["spec"]))
 
 

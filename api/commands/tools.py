@@ -76,7 +76,7 @@ def _schema(name: str) -> Any:
     """A published schema: beside the checkout's packages, or in the wheel."""
     from importlib.resources import files
 
-    for folder in (Path(__file__).parents[2] / "docs" / "schemas", Path(str(files("api"))) / "schemas"):
+    for folder in (Path(__file__).parents[2] / "docs" / "schemas", Path(str(files("api"))) / "published"):
         if (folder / f"{name}.json").is_file():
             return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     raise Failure(word("cli.schema.none", name=name), code=USAGE)
@@ -89,7 +89,10 @@ def simulate(
     decisions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every placement here (CSV).")] = None,
     schema: SchemaFlag = False,
 ) -> None:
-    """The loop's own planner over simulated nodes; figures as JSON, every one recomputable from --decisions."""
+    """The loop's own planner over simulated nodes; figures as JSON, every one recomputable from --decisions.
+
+    net_fen: second 0 is 2026-01-01 in Beijing, every firm is eligible, rooms are the policy's caps.
+    """
     if schema:
         emit(_schema("cluster"))
         return
@@ -97,6 +100,7 @@ def simulate(
         raise Failure(
             word("cli.simulate.none"), do="yisuan simulate --cluster FILE --trace FILE --policy NAME", code=USAGE
         )
+    from api.simulated_money import SimulatedMoney
     from scheduler.cluster import read_cluster
     from scheduler.simulation import simulate as run
     from scheduler.trace import read_trace
@@ -106,7 +110,9 @@ def simulate(
         zone = read_cluster(cluster)
         jobs = read_trace(trace, zone)
         with progress(len(jobs), word("cli.simulate.progress")) as advance:
-            result = run(zone, jobs, chosen, progress=advance)
+            money = SimulatedMoney()
+            terms = money.terms(zone, sorted({job.firm for job in jobs}))
+            result = run(zone, jobs, chosen, terms=terms, charge=money.net_fen, progress=advance)
         if decisions is not None:
             result.write_decisions(decisions)
     emit(result.document())
@@ -136,18 +142,31 @@ def progress(total: int, title: str) -> Iterator[Callable[[int], None] | None]:
 
 
 def audit(
-    path: Annotated[Path, typer.Argument(metavar="DATABASE|EXPORT", help="A SQLite database, or an export of one.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="DATABASE|EXPORT", help="A SQLite database, or an export of one.")
+    ] = None,
     parameters: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Policy parameters instead of the built-in ones.")
     ] = None,
     output: Annotated[Output, typer.Option("-o", "--output")] = Output.TABLE,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write what is audited as JSON lines.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of `-o json` and exit.")] = False,
 ) -> None:
     """Exit 0 only if every law holds, else 1 and the first broken record."""
-    from metering.audit import NotAuditable
+    if schema:
+        emit(_schema("audit"))
+        return
+    if path is None:
+        raise Failure(word("cli.audit.none"), do="yisuan audit DATABASE", code=USAGE)
+    from metering.audit import NotAuditable, export_database
     from metering.audit import audit as recompute
 
     try:
         report = recompute(path, parameters=parameters)
+        if export is not None:
+            export_database(path, export)
     except (NotAuditable, OSError) as problem:
         raise Failure(word("cli.audit.unreadable", path=str(path)), why=str(problem), code=USAGE) from None
     if output in (Output.JSON, Output.YAML):

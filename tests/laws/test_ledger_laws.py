@@ -115,7 +115,7 @@ def _agree_with_replay(database: Database) -> None:
                 credit=r["credit"],
                 amount_fen=r["amount_fen"],
                 pending_id=r["pending_id"],
-            )  # fmt: skip
+            )
             for r in rows
         )
         stored = {row["id"]: store._balance(row) for row in tx.execute(select(accounts)).mappings()}

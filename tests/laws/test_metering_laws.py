@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 
 from hypothesis import given
@@ -46,7 +47,7 @@ def test_usage_over_adjacent_intervals_adds_up_to_usage_over_their_union(a: int,
     edges = sorted({0, *cuts, 10_000_000})
     parts = [
         clip(record, NOON + timedelta(milliseconds=low), NOON + timedelta(milliseconds=high))
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in itertools.pairwise(edges)
     ]
 
     assert record.device_ms == sum(part.device_ms for part in parts if part is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -121,7 +122,7 @@ def test_interim_records_and_the_last_one_cover_the_run_exactly(hours: int, cut:
     records += [r for r in usage_of_end(row, POOL, observed, ending_of(row, observed), NOON) if r.kind.value == "run"]
 
     assert end_s * 1000 * 16 == sum(record.device_ms for record in records)
-    assert all(a.end == b.start for a, b in zip(records, records[1:], strict=False))
+    assert all(a.end == b.start for a, b in itertools.pairwise(records))
     assert all(record.end.astimezone(ZONE).hour == 0 for record in records[:-1])
 
 
