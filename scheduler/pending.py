@@ -87,7 +87,9 @@ class Reasons:
             available=job.money.max_net_fen, remedies=(remedy,),
         )  # fmt: skip
 
-    def busy(self, job: WaitingJob, candidates: Sequence[Candidate], free: Ints, *, blocked: set[PoolId]) -> Pending:
+    def busy(
+        self, job: WaitingJob, candidates: Sequence[Candidate], free: Ints, *, blocked: Collection[PoolId]
+    ) -> Pending:
         """It is first in line for these pools and fits when something ends."""
         counts = {PoolId(c.pool): job.request.alternatives[c.alternative].count for c in candidates}
         columns = self.state.columns
