@@ -38,6 +38,11 @@ bench: $(VENV)/.dev
 wheel-test: $(VENV)/.dev $(VENDOR)
 	@sh tests/wheel-test
 
+# Needs Chromium (apt-get install chromium fonts-noto-cjk) and a demo that is up: make screenshots SERVER=http://127.0.0.1:8080 JOB=job_…
+screenshots: $(VENV)/.dev
+	@$(PIP) --python $(BIN)/python -r locks/browser.txt
+	@$(BIN)/python docs/screenshots.py $(SERVER) $(JOB)
+
 $(VENV)/.base: locks/bootstrap.txt
 	@sh locks/venv "$(PYTHON)" "$(VENV)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/bootstrap.txt >&2

@@ -26,17 +26,17 @@ class Entry(NamedTuple):
 
 # In the order of the help page: use the platform, look around, run it, offline tools.
 COMMANDS = {
-    "submit": Entry("jobs", "提交任务文件，打印任务编号", "submit a job file, print the job's id"),
-    "jobs": Entry("jobs", "列出任务", "list jobs"),
-    "describe": Entry("jobs", "任务的状态、经过、等待原因与花费", "a job's state, story, reasons for waiting and cost"),
-    "logs": Entry("jobs", "任务日志", "a job's log"),
-    "cancel": Entry("jobs", "取消任务", "cancel a job"),
+    "submit": Entry("jobs", "提交作业文件，打印作业编号", "submit a job file, print the job's id"),
+    "jobs": Entry("jobs", "列出作业", "list jobs"),
+    "describe": Entry("jobs", "作业的状态、经过、等待原因与花费", "a job's state, story, reasons for waiting and cost"),
+    "logs": Entry("jobs", "作业日志", "a job's log"),
+    "cancel": Entry("jobs", "取消作业", "cancel a job"),
     "offers": Entry("zone", "现在可租的算力与价格", "what could be leased now, at what price"),
     "nodes": Entry("zone", "节点", "nodes"),
     "pools": Entry("zone", "资源池", "pools"),
     "queues": Entry("zone", "队列与配额", "queues and their quota"),
     "voucher": Entry("money", "算力券：权利与余额", "the compute voucher: right and rooms left"),
-    "statement": Entry("money", "任务或企业的对账单", "a job's or a firm's statement"),
+    "statement": Entry("money", "作业或企业的对账单", "a job's or a firm's statement"),
     "usage": Entry("money", "用量记录", "usage records"),
     "policy": Entry("money", "政策参数与条款", "the policy's parameters and clauses"),
     "review": Entry("zone", "待人工复核的事项", "what waits for a person's review"),
@@ -49,7 +49,7 @@ COMMANDS = {
     "devices": Entry("devices", "本机或录制文件中的加速卡", "accelerators of this host, or of a recording"),
     "snapshot": Entry("zone", "导出调度器所见的一切", "everything the planner sees now, as JSON"),
     "plan": Entry("tools", "离线：对快照做调度计划", "offline: plan a snapshot"),
-    "simulate": Entry("tools", "离线：在虚拟时钟上回放任务轨迹", "offline: replay a trace on a virtual clock"),
+    "simulate": Entry("tools", "离线：在虚拟时钟上回放作业轨迹", "offline: replay a trace on a virtual clock"),
     "settle": Entry("tools", "离线：结算一组用量", "offline: settle cases of usage"),
     "audit": Entry("tools", "离线：从第一条记录重算全部账目与链", "offline: recompute every balance and chain"),
 }

@@ -18,6 +18,7 @@ from typing import Any
 from adapters.registry import load_adapter, vendors
 from api.demo_report import report
 from api.demo_service import Running, run_service
+from api.texts import moment, pending_words
 
 EXAMPLES = ("domestic", "foreign", "either", "waiting", "failing")
 PATIENCE_S = 150.0
@@ -168,7 +169,6 @@ def enrol_pool(story: Story, pool: Mapping[str, Any]) -> None:
         name = f"{pool['id']}-{number}"
         node = {"id": name, "pool": pool["id"], "simulated": {"model": pool["model"], "count": 8}}
         story.post("operator", "/v1/nodes", node, f"enrol:node:{name}")
-        story.running.simulate_node(name, pool["model"], 8)
 
 
 def enrol_real(story: Story, vendor: str, devices: Sequence[Any]) -> None:
@@ -225,7 +225,7 @@ def watch(story: Story, jobs: Mapping[str, str]) -> dict[str, Any]:
             pending = shown.get("pending")
             if pending and name not in waited:
                 waited[name] = pending
-                story.say(f"{name} 在等待：{pending['text']['zh']}", f"{name} waits: {pending['text']['en']}")
+                tell_waiting(story, name, pending)
             if state == "RUNNING":
                 tell_progress(story, name, job, lines)
         if not open_jobs:
@@ -233,6 +233,18 @@ def watch(story: Story, jobs: Mapping[str, str]) -> dict[str, Any]:
         time.sleep(0.5)
     story.say("等待超时", "gave up waiting")
     return waited
+
+
+def tell_waiting(story: Story, name: str, pending: Mapping[str, Any]) -> None:
+    """Why it waits, until when, and what would help."""
+    told = {lang: pending_words(pending, lang) for lang in ("zh", "en")}
+    until = moment(pending["earliest_start"]) if pending.get("earliest_start") else None
+    (zh, _, zh_remedies), (en, _, en_remedies) = told["zh"], told["en"]
+    story.say(f"{name} 在等待：{zh}", f"{name} waits: {en}")
+    if until:
+        story.say(f"{name} 最迟 {until} 可开始", f"{name} can start at {until} at the latest")
+    for first, second in zip(zh_remedies, en_remedies, strict=True):
+        story.say(f"{name} → {first}", f"{name} → {second}")
 
 
 def tell_progress(story: Story, name: str, job: str, lines: dict[str, str]) -> None:

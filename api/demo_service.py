@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,15 @@ import uvicorn
 from adapters.accelerator import Accelerator
 from adapters.agent import Agent
 from adapters.registry import load_adapter
-from adapters.sample import Sample
-from adapters.vendors.simulated import Declaration, Simulated
 from api.app import create_app
 from api.auth import mint_key, principal_of_key
+from api.embedded import EmbeddedAgents, LocalPush
 from api.settings import Settings
 from api.wiring import Services, build
 from scheduler import store
 
 AGENT_PERIOD_S = 2.0
 KEYS = "keys.json"
-
-
-class LocalPush:
-    """adapters.agent.Push straight into the store, for agents that live in the platform's own process."""
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-
-    def heartbeat(self, node: str, devices: Sequence[Accelerator], at: datetime) -> None:
-        with self.services.database.write() as tx:
-            store.heartbeat(tx, node, devices, at)
-
-    def samples(self, node: str, batch: Sequence[Sample]) -> None:  # noqa: ARG002 - a sample names its device
-        with self.services.database.write() as tx:
-            store.add_samples(tx, batch)
 
 
 class Running:
@@ -53,9 +36,7 @@ class Running:
         self.url = url
         self.keys: dict[str, str] = {}
         self.real_devices: dict[str, tuple[Accelerator, ...]] = {}
-        self._declared: list[Declaration] = []
         self._real: list[tuple[str, str]] = []
-        self._agents: list[threading.Thread] = []
         self.stop = threading.Event()
         self._http = httpx.Client(base_url=url, timeout=30.0)
         self._load_keys()
@@ -107,10 +88,6 @@ class Running:
 
     # --- agents -----------------------------------------------------------------------------------------------------
 
-    def simulate_node(self, node: str, model: str, count: int) -> None:
-        """A node of declared devices, to be watched by an agent of its own."""
-        self._declared.append(Declaration(node=node, model=model, count=count))
-
     def add_real_node(self, node: str, pool: str, devices: Sequence[Accelerator]) -> None:
         """This host's own devices as a node of a pool."""
         with self.services.database.write() as tx:
@@ -120,21 +97,14 @@ class Running:
 
     def start_agents(self) -> None:
         """One agent a node: heartbeat and readings until the platform stops."""
-        assignments = self.services.settings.data_dir / "assignments"
-        assignments.mkdir(exist_ok=True)
+        EmbeddedAgents(self.services).start(self.stop)
         push = LocalPush(self.services)
-        adapters = [
-            (d.node, Simulated((d,), assignments_dir=assignments, catalog=self.services.catalog))
-            for d in self._declared
-        ] + [(node, load_adapter(vendor)) for node, vendor in self._real]
-        for node, adapter in adapters:
-            agent = Agent(node, [adapter], push, assignments)
+        for node, vendor in self._real:
+            agent = Agent(node, [load_adapter(vendor)], push, self.services.settings.data_dir / "assignments")
             agent.beat(self.services.clock.now())
-            thread = threading.Thread(
+            threading.Thread(
                 target=agent.run, args=(self.stop, AGENT_PERIOD_S), name=f"agent {node}", daemon=True
-            )
-            thread.start()
-            self._agents.append(thread)
+            ).start()
 
     def wait(self) -> None:
         """Until somebody interrupts."""
@@ -153,7 +123,8 @@ def run_service(data_dir: Path, port: int) -> Iterator[Running]:
         ledger="demo",
         pages_open=True,
         port=port,
-        job_path=os.environ.get("YISUAN_JOB_PATH", "/usr/local/bin:/usr/bin:/bin"),
+        job_path=os.environ.get("YISUAN_JOB_PATH")
+        or f"{Path('.venv-jobs/bin').absolute()}:/usr/local/bin:/usr/bin:/bin",
     )
     services = build(settings)
     server = uvicorn.Server(

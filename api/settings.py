@@ -10,7 +10,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What a platform process is told from outside. data_dir is made with mode 0700; nothing secret has a default."""
+    """What a platform process is told from outside. data_dir is made with mode 0700; nothing secret has a default.
+
+    ledger: demo or live; None takes the mark the database has, live for a new one.
+    """
 
     model_config = SettingsConfigDict(env_prefix="YISUAN_", frozen=True, extra="ignore")
 
@@ -18,7 +21,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
-    ledger: Literal["demo", "live"] = "live"
+    ledger: Literal["demo", "live"] | None = None
     policy: str = "net_cost"
     voucher_policy: str = "etown-2024-10"
     parameters_dir: Path | None = None
@@ -32,6 +35,6 @@ class Settings(BaseSettings):
     def _complete(self) -> Self:
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{(self.data_dir / 'yisuan.db').absolute()}")
-        if self.pages_open and self.ledger != "demo":
+        if self.pages_open and self.ledger == "live":
             raise ValueError("pages_open shows every firm's bills to anyone: only a ledger marked demo may have it")
         return self

@@ -15,7 +15,7 @@ from metering import checkpoint
 from metering.budget import VoucherBudget
 from metering.parameters import load_origin_register, load_policies
 from metering.rule import load_rules
-from metering.store import open_ledger
+from metering.store import ledger_mark, open_ledger
 from scheduler.backends.confinement import protect_process
 from scheduler.backends.local import LocalBackend
 from scheduler.clock import Clock, SystemClock
@@ -63,12 +63,17 @@ def build(settings: Settings, *, clock: Clock | None = None, backends: Mapping[s
         registry, load_rules(), load_origin_register(settings.parameters_dir), settings.voucher_policy
     )
     with database.write() as tx:
+        mark = settings.ledger or ledger_mark(tx) or "live"
         refusal = open_ledger(
-            tx, mark=settings.ledger, policy=settings.voucher_policy, pool_fen=budget.policy.pool_fen, now=clock.now()
+            tx, mark=mark, policy=settings.voucher_policy, pool_fen=budget.policy.pool_fen, now=clock.now()
         )
     if refusal is not None:
         lock.release()
         raise WrongLedger(f"the ledger in {data_dir} is marked {refusal.facts['is']}, not {settings.ledger}")
+    if settings.pages_open and mark != "demo":
+        lock.release()
+        raise WrongLedger(f"pages_open needs a ledger marked demo; the one in {data_dir} is marked {mark}")
+    settings = settings.model_copy(update={"ledger": mark})
     if backends is None:
         local = LocalBackend(
             data_dir / "local",

@@ -195,10 +195,10 @@ def _tell_leases(leases: list[dict[str, Any]]) -> None:
 
 
 def _event_words(event: Mapping[str, Any]) -> str:
-    from api.texts import known
+    from api.texts import known, text
 
     name = f"event.{event['event']}"
-    said = word(name, **(event.get("facts") or {})) if known(name) else str(event["event"])
+    said = text(name, event.get("facts") or {}, language()) if known(name) else str(event["event"])
     return f"{said} → {word('state.' + str(event['state_to']))}"
 
 

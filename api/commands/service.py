@@ -46,6 +46,7 @@ def serve(
     import uvicorn
 
     from api.app import create_app
+    from api.embedded import EmbeddedAgents
 
     services = _build(_settings(host=host, port=port, data_dir=data_dir))
     _first_key(services)
@@ -53,6 +54,7 @@ def serve(
     thread = threading.Thread(target=services.loop.run, args=(stop, services.settings.tick_ms / 1000), name="loop")
     settings = services.settings
     talk(word("cli.serve.pages", url=f"http://{settings.host}:{settings.port}/"))
+    EmbeddedAgents(services).start(stop)
     thread.start()
     try:
         uvicorn.run(create_app(services), host=settings.host, port=settings.port, log_level="warning")
@@ -64,8 +66,11 @@ def serve(
 
 def loop(data_dir: DataDir = None) -> None:
     """Alone: for a data directory whose routes another process serves."""
+    from api.embedded import EmbeddedAgents
+
     services = _build(_settings(data_dir=data_dir))
     stop = _stop_on_signals()
+    EmbeddedAgents(services).start(stop)
     services.loop.run(stop, services.settings.tick_ms / 1000)
     services.close()
 

@@ -27,7 +27,7 @@ SESSION_S = 12 * 3600
 def router(services: Services) -> APIRouter:
     """Every page, its fragments and its files. No page writes anything but a session."""
     routes = APIRouter(include_in_schema=False)
-    renderer = Renderer(mark=services.settings.ledger)
+    renderer = Renderer(mark=services.settings.ledger or "live")
     _zone_pages(routes, services, renderer)
     _job_pages(routes, services, renderer)
     _statement_pages(routes, services, renderer)
