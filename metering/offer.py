@@ -31,13 +31,15 @@ def listing_of(
     """
     price = int(pool["price_fen_per_device_hour"])
     applied = rate_bp if papers else 0
+    # The catalogue's figure is of a package; a real inventory lists its dies as devices, a declared one whole packages.
+    dies = chip.dies if chip and pool["source"] != "simulated" else 1
     usable = [d for d in devices if d["usable"]]
     free = sum(1 for d in usable if not d["held"])
     return {
         **{k: pool[k] for k in ("id", "provider", "site", "region", "backend", "vendor", "model", "source")},
         "origin": origin.value,
         "memory_bytes": chip.memory_bytes if chip else None,
-        "fp16_tflops": chip.fp16_tflops if chip else None,
+        "fp16_tflops": chip.fp16_tflops / dies if chip and chip.fp16_tflops else None,
         "price_fen_per_device_hour": price,
         "rate_bp": applied,
         "net_fen_per_device_hour": price - price * applied // 10_000,

@@ -58,4 +58,4 @@ def test_a_platform_killed_twice_loses_no_job_and_runs_none_twice(tmp_path: Path
     origins = {line["origin"] for settlement in document["settlements"] for line in settlement["lines"]}
     assert {"domestic", "foreign"} == origins
     (either,) = [job for job in document["jobs"] if job["example"] == "either"]
-    assert "Ascend910B3" == either["model"], "dearer on the list, cheaper after the voucher"
+    assert either["model"] == "Ascend910B3", "dearer on the list, cheaper after the voucher"
