@@ -23,7 +23,7 @@ def test_a_platform_killed_twice_loses_no_job_and_runs_none_twice(tmp_path: Path
     """kill -9 and start again: every job ends as its file says, each member started once, every law of the audit holds."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
-    rng = random.Random(seed)  # noqa: S311 - moments of a kill need no secrecy
+    rng = random.Random(seed)
     command = [
         YISUAN,
         "demo",

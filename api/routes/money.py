@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from api import queries, schemas
 from api.auth import Authorised
 from api.idempotency import Posted
-from api.routes.shared import Cursor, Limit, Shared, found, page, position_of
+from api.routes.shared import Cursor, Limit, Shared, found, number_of, page
 from metering import store
 from metering.schema import firms
 from metering.statement import firm_statement, job_statement
@@ -51,7 +51,7 @@ def claim(body: schemas.Claim, once: Posted, services: Shared) -> Response:
 def usage(who: Authorised, services: Shared, limit: Limit = 100, cursor: Cursor = None) -> dict[str, Any]:
     """What leases consumed, oldest first."""
     with services.database.read() as tx:
-        items = queries.usage(tx, who.firm, who.provider, position_of(cursor), limit + 1)
+        items = queries.usage(tx, who.firm, who.provider, number_of(cursor), limit + 1)
     return page(items, limit, lambda item: str(item["seq"]))
 
 
@@ -65,7 +65,7 @@ def settlements(
 ) -> dict[str, Any]:
     """Settlements, oldest first; a job's last one stands for the whole job."""
     with services.database.read() as tx:
-        items = queries.settlements(tx, who.firm, job, position_of(cursor), limit + 1)
+        items = queries.settlements(tx, who.firm, job, number_of(cursor), limit + 1)
     return page(items, limit, lambda item: str(item["seq"]))
 
 

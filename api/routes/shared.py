@@ -39,9 +39,17 @@ def position_of(cursor: str | None) -> str | None:
     if cursor is None:
         return None
     try:
-        return base64.urlsafe_b64decode(cursor.encode()).decode()
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/cursor", "detail": "not a cursor of ours"}]) from None
+
+
+def number_of(cursor: str | None) -> str | None:
+    """The position a cursor stands for in a list that is counted; a problem if it is no number."""
+    position = position_of(cursor)
+    if position is not None and not (position.isascii() and position.isdigit() and len(position) < 19):
+        raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/cursor", "detail": "not a cursor of this list"}])
+    return position
 
 
 def found(value: Any, what: str, identity: str) -> Any:
