@@ -33,8 +33,16 @@ class Once:
     principal: Authorised
     body: bytes
 
-    def do(self, act: Callable[[Connection], Any], status: int = 201) -> Response:
-        """The answer of `act`: its JSON value with `status`, or a Refusal as a problem (409; nothing is kept)."""
+    def do(
+        self,
+        act: Callable[[Connection], Any],
+        status: int = 201,
+        kept: Callable[[dict[str, Any]], dict[str, Any]] = lambda value: value,
+    ) -> Response:
+        """The answer of `act`: its JSON value with `status`, or a Refusal as a problem (409; nothing is kept).
+
+        kept: what of the answer is stored for a repeat; a secret must not be.
+        """
         key = self.request.headers.get("idempotency-key", "")
         if not key or len(key) > KEY_MAX or not key.isprintable():
             raise Problem(400, "IDEMPOTENCY_KEY_MISSING", {"header": "Idempotency-Key"})
@@ -58,7 +66,7 @@ class Once:
                     fingerprint=print_,
                     status=status,
                     media_type="application/json",
-                    body=content,
+                    body=json.dumps(kept(value), ensure_ascii=False).encode(),
                     created_at_ms=to_ms(services.clock.now()),
                 )
             )

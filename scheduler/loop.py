@@ -95,17 +95,19 @@ class Loop:
             backend.forget(LeaseId(row["id"]))
             return
         with self.database.read() as tx:
-            lease = view.lease_of(tx, row)
             job = store.job_row(tx, row["job"])
         assert job is not None, "a lease row references its job"
         if State(job["state"]) is State.STARTING and seen.all_running_or_done:
             self._mark_running(row, seen)
-        if _stop_wanted(row, job, seen):
-            self._stop(backend, row, lease, _stop_cause(seen))
-        if any(m.phase is MemberPhase.ABSENT for m in seen.members):
-            self._launch(
-                backend, lease
-            )  # also after a stop: a member that is told to stop before it starts must say so
+        stop = _stop_wanted(row, job, seen)
+        absent = any(m.phase is MemberPhase.ABSENT for m in seen.members)
+        if stop or absent:
+            with self.database.read() as tx:
+                lease = view.lease_of(tx, row)
+            if stop:
+                self._stop(backend, row, lease, _stop_cause(seen))
+            if absent:
+                self._launch(backend, lease)  # also after a stop: a member told to stop before it starts must say so
         self._meter_until_midnight(row, seen)
 
     def _stop(self, backend: Backend, row: Mapping[str, Any], lease: Lease, cause: Cause) -> None:

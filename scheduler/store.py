@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
@@ -176,9 +176,7 @@ def add_samples(tx: Connection, batch: Sequence[Sample]) -> int:
     if not values:
         return 0
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    before = tx.execute(select(func.count()).select_from(samples)).scalar_one()
-    tx.execute(make(samples).on_conflict_do_nothing(), values)
-    return int(tx.execute(select(func.count()).select_from(samples)).scalar_one()) - int(before)
+    return max(0, tx.execute(make(samples).on_conflict_do_nothing(), values).rowcount)
 
 
 def _devices_elsewhere(tx: Connection, node: str, uuids: Sequence[str]) -> list[str]:

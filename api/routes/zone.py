@@ -231,7 +231,7 @@ def snapshot(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: ARG0
 
 @routes.post("/v1/keys", status_code=201)
 def new_key(body: schemas.Key, once: Posted, services: Shared) -> Response:
-    """A new API key, shown this once (and to a repeat of this very request)."""
+    """A new API key, shown this once; a repeat of the request says that it was made, with `key` null."""
 
     def act(tx: Connection) -> Any:
         try:
@@ -240,4 +240,4 @@ def new_key(body: schemas.Key, once: Posted, services: Shared) -> Response:
             raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/tenant", "detail": str(problem)}]) from None
         return {"key": secret, "role": body.role, "tenant": body.tenant}
 
-    return once.do(act)
+    return once.do(act, kept=lambda value: {**value, "key": None})

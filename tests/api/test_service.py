@@ -438,6 +438,12 @@ def test_chained_tables_reject_edits_and_removals(service: Service, table: str, 
 
 
 def test_keys_are_stored_as_hashes_only(service: Service) -> None:
+    """Not even the stored answer of the request that made a key holds it."""
+    body = {"name": "k", "role": "auditor"}
+    made = service.post("operator", "/v1/keys", body, key="mint").json()["key"]
+    assert service.post("operator", "/v1/keys", body, key="mint").json()["key"] is None
+    service.keys["made"] = made
+    assert service.get("made", "/v1/ledger").status_code == 200
     raw = b"".join(path.read_bytes() for path in service.services.settings.data_dir.glob("yisuan.db*"))
 
     assert not [name for name, key in service.keys.items() if key.encode() in raw]

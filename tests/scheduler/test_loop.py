@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
-from metering.schema import holds, settlement_lines, settlements
+from metering.audit import audit
+from metering.schema import accounts, holds, settlement_lines, settlements
 from scheduler import store, view
 from scheduler.job import JobId
 from scheduler.lease import Cause
@@ -16,7 +18,7 @@ from scheduler.refusal import Refusal
 from scheduler.schema import job_events, lease_devices, leases, nodes, usage_records
 from scheduler.store import Conflict
 from tests.fakes import NOON
-from tests.platform import Platform, job_text
+from tests.platform import FIRM, Platform, job_text
 
 
 def run_one(platform: Platform, seconds: float = 3600, code: int = 0) -> str:
@@ -227,3 +229,39 @@ def test_interim_settlement_at_local_midnight_adds_up_to_the_whole(platform: Pla
     assert (last["fee_fen"], last["deduction_fen"], last["final"]) == (38 * 16000, 38 * 6400, 1)
     assert sum(1 for line in platform.rows(settlement_lines) if line["settlement"] == last["id"]) == 1
     assert not [h for h in platform.rows(holds) if h["state"] == "held"]
+
+
+def test_what_the_platform_loses_after_a_midnight_is_given_back_whole(platform: Platform, tmp_path: Path) -> None:
+    """The first day was settled and posted; the node is lost on the second: everything posted moves back, and is audited."""
+    job = platform.submit("a", job_text(limit="3d"))
+    platform.loop.tick()
+    platform.clock.advance(24 * 3600)
+    platform.loop.tick()
+    assert platform.rows(settlements)[-1]["fee_fen"] == 12 * 16000
+    platform.backend.lose(f"{job}.1")
+    platform.loop.tick()
+
+    last = platform.rows(settlements)[-1]
+    assert tuple(last[k] for k in ("fee_fen", "deduction_fen", "payable_fen", "final")) == (0, 0, 0, 1)
+    accounts_now = {row["id"]: row for row in platform.rows(accounts)}
+    room = accounts_now[f"room:{FIRM}:compute_voucher:2026"]
+    assert room["credits_posted"] - room["debits_posted"] - room["debits_pending"] == 2_000_000_000
+    payable = accounts_now[f"firm:{FIRM}:payable"]
+    assert payable["debits_posted"] == payable["credits_posted"]
+    assert platform.state(job) == "NODE_FAIL"
+    report = audit(tmp_path / "yisuan.db")
+    assert report.ok, [finding for finding in report.laws if not finding.ok]
+
+
+def test_the_audit_holds_while_jobs_run_and_wait(platform: Platform, tmp_path: Path) -> None:
+    """Pending holds, interim settlements and waiting jobs are ordinary states, not findings."""
+    for name in ("a", "b", "c"):
+        platform.submit(name, job_text(name, limit="3d"))
+    platform.loop.tick()
+    platform.loop.tick()
+    platform.clock.advance(13 * 3600)
+    platform.loop.tick()
+
+    report = audit(tmp_path / "yisuan.db")
+    assert report.ok, [finding for finding in report.laws if not finding.ok]
+    assert sum(1 for row in platform.rows(holds) if row["state"] == "held") == 2
