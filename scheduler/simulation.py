@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from adapters.catalog import load_catalog
 from scheduler.backends.simulated import EPOCH, SimulatedBackend
 from scheduler.cluster import Cluster, chip_of
 from scheduler.engine import EMPTY, Change, Clock, Remove, Set, State, Value, step
@@ -221,8 +222,8 @@ def _matching(name: str, cluster: Cluster) -> tuple[str, ...]:
     """Models of the cluster that a trace's name means: itself, or another spelling of the same catalogue model."""
     if name in cluster.models:
         return (name,)
-    chip = chip_of(name)
-    same = sorted(m for m in cluster.models if chip is not None and chip_of(m) == chip)
+    meant = set(load_catalog().resolve(name))  # a family means each of its members
+    same = sorted(m for m in cluster.models if m in meant or (meant and (chip := chip_of(m)) and chip.model in meant))
     return tuple(same) or (name,)
 
 

@@ -151,6 +151,13 @@ def test_a_malformed_trace_is_refused_by_line(text: str, says: str) -> None:
         parse_trace(text, parse_cluster(CLUSTER))
 
 
+def test_a_family_in_a_trace_means_each_of_its_members() -> None:
+    cluster = parse_cluster("pools: [{name: g, model: A100-80GB, nodes: 1, devices_per_node: 8}]")
+    trace = parse_trace(HEADER + "x,f,q,0,1,8,A100,10\n", cluster)
+
+    assert simulate(cluster, trace, NetCost()).document()["unfinished"] == 0
+
+
 def test_names_that_only_the_cluster_knows_are_accepted(tmp_path: Path) -> None:
     """Public traces speak of P100 or G2; their durations do not scale, for want of a figure."""
     cluster = parse_cluster("pools: [{name: g, model: G2, nodes: 1, devices_per_node: 8}]")
