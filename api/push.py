@@ -16,7 +16,7 @@ from adapters.sample import Sample
 
 
 class HttpPush:
-    """Raises httpx.HTTPError when the platform is away or refuses; the agent keeps the batch and tries again."""
+    """Raises httpx.HTTPError when the platform is away, PushRefused when it refuses; the agent keeps the batch and tries again."""
 
     def __init__(self, server: str, key: str, transport: httpx.BaseTransport | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"}
@@ -35,7 +35,21 @@ class HttpPush:
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
         answer = self._http.post(path, json=body, headers={"Idempotency-Key": uuid.uuid4().hex})
-        answer.raise_for_status()
+        if answer.is_error:
+            raise PushRefused(_told(answer))
+
+
+class PushRefused(Exception):
+    """The platform would not take it; the message is the platform's own."""
+
+
+def _told(answer: httpx.Response) -> str:
+    """What the problem document says, or at least the status."""
+    try:
+        problem = answer.json()
+        return f"{problem['code']}: {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}"
 
 
 def _device(device: Accelerator) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import typer
 from api.commands.console import REFUSED, UNAVAILABLE, USAGE, Failure, Output, language, talk, word
 
 if TYPE_CHECKING:
+    from adapters.agent import Agent
     from api.settings import Settings
     from api.wiring import Services
 
@@ -103,7 +104,20 @@ def agent(
     if not key:
         raise Failure(word("cli.agent.key"), do=word("cli.key.do"), code=USAGE)
     adapters = [load_adapter(name) for name in vendors()]
-    Agent(node, adapters, HttpPush(server, key)).run(_stop_on_signals(), period)
+    running, stop = Agent(node, adapters, HttpPush(server, key)), _stop_on_signals()
+    talk(word("cli.agent.running", node=node, server=server))
+    threading.Thread(target=_tell_agent, args=(running, stop), name="status", daemon=True).start()
+    running.run(stop, period)
+
+
+def _tell_agent(running: Agent, stop: threading.Event) -> None:
+    """Say what fails when it begins to, and when it no longer does."""
+    said: str | None = None
+    while not stop.wait(1.0):
+        problem = running.status().problem
+        if problem != said:
+            said = problem
+            talk(word("cli.agent.failing", problem=problem) if problem else word("cli.agent.delivering"))
 
 
 def migrate(data_dir: DataDir = None) -> None:
