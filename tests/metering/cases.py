@@ -16,7 +16,11 @@ PAIRS = [path.with_name(path.name.replace(".out", "")) for path in OUTPUTS]
 REGISTRY = load_policies()
 RULES = load_rules()
 POLICY = "etown-2024-10"
-ALWAYS: list[dict[str, Any]] = [{"from": "2023-01-01T00:00:00+08:00", "to": None}]
+
+
+def always() -> list[dict[str, Any]]:
+    """Eligible since before the policy and without an end; a new list each time, so that a test may spoil its own."""
+    return [{"from": "2023-01-01T00:00:00+08:00", "to": None}]
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 
 def case(*usage: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A case of an eligible firm with these entries."""
-    firm = {"id": "91110302MA01A2B3C4", "eligible": ALWAYS}
+    firm = {"id": "91110302MA01A2B3C4", "eligible": always()}
     return {"version": 1, "policy": POLICY, "firm": firm, "usage": list(usage), **changes}
 
 
@@ -66,7 +70,7 @@ def eligibilities(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Always, never, or up to four intervals that may overlap, touch or be empty, in any order."""
     kind = draw(st.sampled_from(["always", "always", "always", "never", "some", "some"]))
     if kind == "always":
-        return ALWAYS
+        return always()
     if kind == "never":
         return []
     found = []

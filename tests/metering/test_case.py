@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from metering.case import CaseError, schema, settle_document
 from metering.case_format import CASE, OUTPUT
 from metering.settlement import REASONS
-from tests.metering.cases import ALWAYS, PAIRS, REGISTRY, RULES, case, cases, entry
+from tests.metering.cases import PAIRS, REGISTRY, RULES, always, case, cases, entry
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,7 +118,7 @@ def test_the_largest_integers_are_settled_exactly() -> None:
 
 def test_names_are_free_text_and_come_back_as_they_were() -> None:
     names = {"lease": "", "model": "昇腾 910B3 \u2028 \ud800 😀", "site": "a/~b"}
-    out = settled(json.dumps(case(entry(**names), sites={"a/~b": {"eligible": ALWAYS}})))
+    out = settled(json.dumps(case(entry(**names), sites={"a/~b": {"eligible": always()}})))
 
     assert ("", names["model"]) == (out["lines"][0]["lease"], out["lines"][0]["model"])
 

@@ -23,7 +23,7 @@ from metering.rule import Rules
 from metering.rules.eligibility import UnknownSite
 from metering.settlement import RoomPassed, Settlement, settle
 from tests.metering import oracle
-from tests.metering.cases import ALWAYS, POLICY, REGISTRY, RULES, case, cases, entry
+from tests.metering.cases import POLICY, REGISTRY, RULES, always, case, cases, entry
 
 TOTALS = ("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen")
 
@@ -341,4 +341,4 @@ def test_ten_thousand_entries_settle_in_a_moment_and_sum_exactly() -> None:
 
     assert time.process_time() - began < 2
     assert out["totals"]["deduction_fen"] == sum(line["deduction_fen"] for line in out["lines"]) > 0
-    assert eligible != ALWAYS
+    assert eligible != always()
