@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from api.migrations.append_only import append_only
+
 revision = "0001"
 down_revision = None
 
@@ -472,25 +474,7 @@ def upgrade() -> None:
     )
 
     for table in CHAINED:
-        _append_only(table)
-
-
-def _append_only(table: str) -> None:
-    """Nobody edits or removes a record of a chained table; a correction is a new record."""
-    message = f"{table} is append-only: corrections are new records"
-    if op.get_bind().dialect.name == "postgresql":
-        body = f"BEGIN RAISE EXCEPTION '{message}'; END"
-        op.execute(f"CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
-        op.execute(
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
-            f"FOR EACH ROW EXECUTE FUNCTION {table}_refuse()"
-        )
-        return
-    for act in ("UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER {table}_no_{act.lower()} BEFORE {act} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
-        )
+        append_only(table)
 
 
 def downgrade() -> None:
