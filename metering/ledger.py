@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any, NewType
 
 AccountId = NewType("AccountId", str)
-PROGRAMME = "compute_voucher"
+
+
+class Programme(enum.StrEnum):
+    """The three ways in which the notice supports: clauses 2.1.1, 2.1.2 and 2.4.7."""
+
+    COMPUTE_VOUCHER = "compute_voucher"
+    SERVER_SUBSIDY = "server_subsidy"
+    MODEL_VOUCHER = "model_voucher"
+
+
+PROGRAMME = Programme.COMPUTE_VOUCHER.value
 
 
 class Phase(enum.StrEnum):
@@ -37,33 +47,71 @@ class Code(enum.StrEnum):
     REVERSE_FEE = "reverse_fee"
     SUBSIDY = "subsidy"
     REVERSE_SUBSIDY = "reverse_subsidy"
+    REFUND_DRAW = "refund_draw"
+    REFUND_FEE = "refund_fee"
+    REFUND_SUBSIDY = "refund_subsidy"
+    FIRM_PAYS = "firm_pays"
+    APPROVE = "approve"
+    PAY = "pay"
+    PAYMENT_RETURNED = "payment_returned"
+    GRANT = "grant"
+    CLAW_BACK = "claw_back"
+    RECOVER = "recover"
+    LAPSE = "lapse"
+    TRANCHE = "tranche"
 
 
-def authority(year: int) -> AccountId:
+def authority(year: int | str, programme: str = PROGRAMME) -> AccountId:
     """Where a year's appropriation comes from; the only account of the programme that goes negative by design."""
-    return AccountId(f"authority:{PROGRAMME}:{year}")
+    return AccountId(f"authority:{programme}:{year}")
 
 
-def pool_room(year: int) -> AccountId:
-    """What of the year's vouchers is not drawn or held (clause 2.1.1); a room."""
-    return AccountId(f"pool:{PROGRAMME}:{year}")
+def pool_room(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What of the year's money is not drawn or held (clauses 2.1.1, 2.4.7); a room."""
+    return AccountId(f"pool:{programme}:{year}")
 
 
-def cap_source() -> AccountId:
-    return AccountId(f"capsrc:{PROGRAMME}")
+def cap_source(programme: str = PROGRAMME) -> AccountId:
+    return AccountId(f"capsrc:{programme}")
 
 
-def firm_room(firm: str, year: int) -> AccountId:
-    """What a firm may still draw in a year (clause 2.1.1); a room."""
-    return AccountId(f"room:{firm}:{PROGRAMME}:{year}")
+def firm_room(firm: str, year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What a firm may still draw in a year (clauses 2.1.1, 2.4.7); a room."""
+    return AccountId(f"room:{firm}:{programme}:{year}")
 
 
-def pool_spent(year: int) -> AccountId:
-    return AccountId(f"spent:pool:{PROGRAMME}:{year}")
+def contract_room(contract: str) -> AccountId:
+    """What may still be drawn under a contract; a room."""
+    return AccountId(f"room:contract:{contract}")
 
 
-def firm_spent(firm: str, year: int) -> AccountId:
-    return AccountId(f"spent:{firm}:{PROGRAMME}:{year}")
+def project_room(project: str) -> AccountId:
+    """What a server project may still get (clause 2.1.2: cumulative, without a year); a room."""
+    return AccountId(f"room:project:{project}")
+
+
+def clearing_room(batch: str) -> AccountId:
+    """What of an approved batch is not paid yet; a room, so that no batch is ever paid twice."""
+    return AccountId(f"room:clearing:{batch}")
+
+
+def spent_of(room: AccountId) -> AccountId:
+    """Where what leaves a room goes."""
+    kind, _, rest = room.partition(":")
+    return AccountId(f"spent:{'pool:' if kind == 'pool' else ''}{rest}")
+
+
+def pool_spent(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    return spent_of(pool_room(year, programme))
+
+
+def firm_spent(firm: str, year: int | str, programme: str = PROGRAMME) -> AccountId:
+    return spent_of(firm_room(firm, year, programme))
+
+
+def lapsed(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What nobody drew before the year was closed."""
+    return AccountId(f"lapsed:{programme}:{year}")
 
 
 def firm_payable(firm: str) -> AccountId:
@@ -75,14 +123,46 @@ def provider_revenue(provider: str) -> AccountId:
     return AccountId(f"provider:{provider}:revenue")
 
 
-def treasury_committed(year: int) -> AccountId:
-    """What the treasury owes providers for the vouchers of a year, accrued."""
-    return AccountId(f"treasury:{PROGRAMME}:{year}:committed")
+def provider_received(provider: str) -> AccountId:
+    """What a provider's customers have paid it, by bank slips on record."""
+    return AccountId(f"provider:{provider}:received")
+
+
+def treasury_committed(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What the treasury owes for the support of a year, accrued and not approved yet."""
+    return AccountId(f"treasury:{programme}:{year}:committed")
+
+
+def treasury_approved(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """Approved and not paid yet."""
+    return AccountId(f"treasury:{programme}:{year}:approved")
+
+
+def treasury_paid(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    return AccountId(f"treasury:{programme}:{year}:paid")
+
+
+def treasury_recovered(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What came back, by repayment, offset or write-off, of what should not have been paid."""
+    return AccountId(f"treasury:{programme}:{year}:recovered")
+
+
+def owed_back(party: str) -> AccountId:
+    """What a party has to give back (追缴)."""
+    return AccountId(f"clawback:{party}")
+
+
+def beneficiary(party: str, programme: str) -> AccountId:
+    """Support granted to a party outside the compute voucher."""
+    return AccountId(f"beneficiary:{party}:{programme}")
+
+
+ENTITLEMENT = frozenset({"authority", "pool", "capsrc", "room", "spent", "lapsed"})
 
 
 def ledger_of(account: AccountId) -> str:
     """Which ledger an account belongs to; a transfer never crosses ledgers."""
-    return "entitlement" if account.split(":")[0] in ("authority", "pool", "capsrc", "room", "spent") else "cash"
+    return "entitlement" if account.split(":")[0] in ENTITLEMENT else "cash"
 
 
 def bounded(account: AccountId) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, Text, text
 
+from metering import programme_schema
 from scheduler.schema import chain_columns, metadata
 
 platform = Table(  # facts fixed when the database was made, such as ledger = demo | live
@@ -187,6 +188,9 @@ reviews = Table(
     Column("facts", Text, nullable=False),
     Column("opened_at_ms", BigInteger, nullable=False),
     Column("closed_at_ms", BigInteger),
+    Column("action", String),
+    Column("reason", Text),
+    Column("closed_by", String),
 )
 
 checkpoints = Table(
@@ -205,4 +209,5 @@ CHAINED = {
     "transfers": transfers,
     "settlements": settlements,
     "settlement_lines": settlement_lines,
+    **programme_schema.CHAINED,
 }

@@ -1,0 +1,119 @@
+"""Acts: the one way in which a case moves from state to state. Every step is a chained record with who, role and reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from adapters.chain import canonical, timestamp
+from metering.lifecycle import NONE, next_state
+from metering.programme_schema import acts, states
+from scheduler import journal
+from scheduler.clock import from_ms, to_ms
+from scheduler.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who acts. by: a key's or a person's id; role: the one they act in."""
+
+    by: str
+    role: str
+
+
+PLATFORM = Actor(by="platform", role="platform")
+
+
+def act(
+    tx: Connection,
+    kind: str,
+    subject: str,
+    name: str,
+    actor: Actor,
+    now: datetime,
+    *,
+    reason: str = "",
+    body: Mapping[str, Any] | None = None,
+) -> str | Refusal:
+    """The case has taken the step, on record, and its new state is returned; a Refusal changes nothing."""
+    row = tx.execute(select(states).where(states.c.kind == kind, states.c.subject == subject)).mappings().first()
+    before = row["state"] if row else NONE
+    done = {step["act"]: step["by"] for step in history(tx, kind, subject)} if row else {}
+    after = next_state(kind, before, name, role=actor.role, by=actor.by, reason=reason, done=done)
+    if isinstance(after, Refusal):
+        return Refusal(code=after.code, facts={**after.facts, "subject": subject})
+    values = {
+        "kind": kind,
+        "subject": subject,
+        "act": name,
+        "before": before,
+        "after": after,
+        "by": actor.by,
+        "role": actor.role,
+        "reason": reason,
+        "body": canonical(dict(body or {})).decode(),
+        "at_ms": to_ms(now),
+    }
+    seq = journal.append(tx, acts, values)
+    if row is None:
+        tx.execute(insert(states).values(kind=kind, subject=subject, state=after, since_ms=to_ms(now), act_seq=seq))
+    else:
+        key = (states.c.kind == kind, states.c.subject == subject)
+        tx.execute(update(states).where(*key).values(state=after, since_ms=to_ms(now), act_seq=seq))
+    return after
+
+
+def must(
+    tx: Connection,
+    kind: str,
+    subject: str,
+    name: str,
+    now: datetime,
+    *,
+    reason: str = "",
+    body: Mapping[str, Any] | None = None,
+) -> None:
+    """The platform's own step, which nothing can stand in the way of."""
+    got = act(tx, kind, subject, name, PLATFORM, now, reason=reason, body=body)
+    assert not isinstance(got, Refusal), f"{kind} {subject}: {got}"
+
+
+def state_of(tx: Connection, kind: str, subject: str) -> str:
+    """Where the case stands; "none" before its first act."""
+    found = tx.execute(select(states.c.state).where(states.c.kind == kind, states.c.subject == subject)).scalar()
+    return str(found) if found is not None else NONE
+
+
+def subjects(tx: Connection, kind: str, state: str | None = None) -> list[dict[str, Any]]:
+    """Every case of a kind, in the order of their last act: {subject, state, since}."""
+    query = select(states).where(states.c.kind == kind)
+    if state is not None:
+        query = query.where(states.c.state == state)
+    return [
+        {"subject": row["subject"], "state": row["state"], "since": timestamp(from_ms(row["since_ms"]))}
+        for row in tx.execute(query.order_by(states.c.act_seq)).mappings()
+    ]
+
+
+def history(tx: Connection, kind: str, subject: str) -> list[dict[str, Any]]:
+    """The case's acts from its first: {seq, act, before, after, by, role, reason, body, at}."""
+    query = select(acts).where(acts.c.kind == kind, acts.c.subject == subject).order_by(acts.c.seq)
+    return [
+        {
+            **{k: row[k] for k in ("seq", "act", "before", "after", "by", "role", "reason")},
+            "body": json.loads(row["body"]),
+            "at": timestamp(from_ms(row["at_ms"])),
+        }
+        for row in tx.execute(query).mappings()
+    ]
+
+
+def told(tx: Connection, kind: str, subject: str, name: str) -> dict[str, Any] | None:
+    """The body of the case's latest act of that name; None if it was never done."""
+    found = [step["body"] for step in history(tx, kind, subject) if step["act"] == name]
+    return dict(found[-1]) if found else None

@@ -1,0 +1,61 @@
+"""Refund: what part of a returned fee is the firm's and what part goes back to the pool of its year. Pure.
+
+A refund or an ex-post rebate reverses pro rata (design §5 rule 6): otherwise "pay 70, refund 100" would turn a voucher
+into cash. The voucher's part is rounded up to the fen, so that what stays deducted never passes the ceiling of what stays
+charged: D' = ⌊D × F' / F⌋ ≤ ⌊F' × rate⌋ wherever D ≤ ⌊F × rate⌋.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metering.amount import largest_remainder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Billed:
+    """What one class of a job's lines was billed: one provider, origin class, rate and local year. Fen."""
+
+    provider: str
+    origin: str
+    rate_bp: int
+    year: int
+    fee_fen: int
+    deduction_fen: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """What goes back of one class: fee_fen = firm_fen + voucher_fen."""
+
+    billed: Billed
+    fee_fen: int
+    voucher_fen: int
+
+    @property
+    def firm_fen(self) -> int:
+        return self.fee_fen - self.voucher_fen
+
+
+class RefundTooLarge(ValueError):
+    """More would go back than was charged."""
+
+
+def split(billed: Sequence[Billed], amount_fen: int) -> tuple[Returned, ...]:
+    """How a cumulative refund of `amount_fen` of the fee falls on the classes, in their order; the parts sum exactly.
+
+    amount_fen: everything returned so far and now, so that two refunds are exactly one of their sum. Split by largest
+    remainder on fees; ties by order. Raises RefundTooLarge above the fee, ValueError below zero.
+    """
+    total = sum(item.fee_fen for item in billed)
+    if amount_fen < 0:
+        raise ValueError(f"refund: {amount_fen} fen is below 0")
+    if amount_fen > total:
+        raise RefundTooLarge(f"refund: {amount_fen} fen is more than the {total} fen charged")
+    parts = largest_remainder(amount_fen, [item.fee_fen for item in billed]) if billed else []
+    found = []
+    for item, part in zip(billed, parts, strict=True):
+        kept = item.deduction_fen * (item.fee_fen - part) // item.fee_fen if item.fee_fen else 0
+        found.append(Returned(billed=item, fee_fen=part, voucher_fen=item.deduction_fen - kept if item.fee_fen else 0))
+    return tuple(found)
