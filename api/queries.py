@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, select
 from adapters.catalog import Catalog
 from adapters.chain import timestamp
 from api.texts import pending_words
+from metering import standing
 from metering import store as money
 from metering.budget import VoucherBudget
 from metering.facts import holds_at
@@ -186,7 +187,7 @@ def listings(tx: Connection, budget: VoucherBudget, catalog: Catalog, now: Any) 
     found = []
     for pool in tx.execute(select(work.pools).where(work.pools.c.listed == 1).order_by(work.pools.c.id)).mappings():
         origin = budget.origin(pool["vendor"], pool["model"], now)
-        papers = holds_at(money.eligible_intervals(tx, "site", pool["site"]), now)
+        papers = holds_at(standing.eligible_intervals(tx, "site", pool["site"]), now)
         rate = (budget.policy.rate_bp(origin, now) or 0) if budget.policy.in_force_at(now) else 0
         found.append(
             listing_of(_shown(pool), origin, catalog.get(pool["model"]), by_pool.get(pool["id"], []), rate, papers)

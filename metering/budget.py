@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
 from adapters.accelerator import Origin, Source
-from adapters.chain import timestamp
-from metering import posting, store
+from adapters.chain import instant, timestamp
+from metering import acts, posting, rooms, standing, store
 from metering.case import settle_document
-from metering.facts import Interval, holds_at
-from metering.ledger import Code, Phase, Transfer, firm_room, firm_spent, pool_room, pool_spent
+from metering.facts import Interval, holds_at, intersect, subtract
+from metering.ledger import PROGRAMME, Code, Phase, Transfer, contract_room, draw_pairs
 from metering.parameters import OriginRegister, Policy, Registry
+from metering.programme_schema import contracts
 from metering.rule import Rule
-from metering.schema import holds
-from scheduler.clock import to_ms
+from metering.schema import holds, transfers
+from scheduler.clock import from_ms, to_ms
 from scheduler.job import FirmId, JobId
 from scheduler.lease import Lease
 from scheduler.node import Pool
@@ -32,6 +34,14 @@ from scheduler.schema import jobs, leases, pools
 from scheduler.snapshot import Terms
 
 HOLD_GRACE = timedelta(hours=1)  # after the time limit: start-up, stop grace and a loop that was down
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a job file says of money. voucher: auto | none; contract: whose room bounds it too, None without one."""
+
+    voucher: str
+    contract: str | None
 
 
 class VoucherBudget:
@@ -50,12 +60,14 @@ class VoucherBudget:
     def terms(self, tx: Connection, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
         """Price, rate and tightest room of each firm in each pool at `now`; λ is 0 until it is computed (see schema)."""
         found = []
-        sites = {site: store.eligible_intervals(tx, "site", site) for site in {pool.site for pool in pools}}
+        sites = {site: standing.eligible_intervals(tx, "site", site) for site in {pool.site for pool in pools}}
         year = now.astimezone(self.policy.zone).year
         for firm in firms:
-            may_draw = holds_at(self._eligible(tx, firm, "auto"), now) and self.policy.in_force_at(now)
-            rooms = store.rooms(tx, firm)
-            room = min(rooms["firm"].get(year, 0), rooms["pool"].get(year, 0))
+            state = self.voucher_state(tx, firm, "auto")
+            may_draw = state == "drawn" and self.policy.in_force_at(now)
+            may_draw = may_draw and holds_at(standing.eligible_intervals(tx, "firm", firm), now)
+            left = store.rooms(tx, firm)
+            room = min(left["firm"].get(year, 0), left["pool"].get(year, 0))
             for pool in pools:
                 draws = may_draw and holds_at(sites[pool.site], now)
                 found.append(
@@ -79,6 +91,10 @@ class VoucherBudget:
         pool = tx.execute(select(pools).where(pools.c.id == lease.placement.pool)).mappings().one()
         if pool["source"] == Source.SIMULATED.value and store.ledger_mark(tx) != "demo":
             return Refusal(code="SIMULATED_NEEDS_DEMO_LEDGER", facts={"pool": pool["id"]})
+        asked = Asked(voucher=lease.spec.money.voucher, contract=lease.spec.money.contract)
+        refusal = self._contract_covers(tx, asked.contract, lease.firm, pool["provider"], now)
+        if refusal is not None:
+            return refusal
         end = now + timedelta(milliseconds=lease.spec.time_limit_ms)
         usage = [
             {
@@ -92,7 +108,8 @@ class VoucherBudget:
                 "price_fen_per_device_hour": lease.price_fen_per_device_hour,
             }
         ]
-        out = self.settle_case(self.case(tx, lease.firm, lease.spec.money.voucher, usage, posted={}, held={}))
+        providers = {str(lease.id): str(pool["provider"])}
+        out = self.settle_case(self.case(tx, lease.firm, asked, usage, posted={}, held={}, providers=providers))
         limit = lease.spec.money.max_net_fen
         if limit is not None and out["totals"]["payable_fen"] > limit:
             facts = {"net_fen": out["totals"]["payable_fen"], "max_net_fen": limit}
@@ -101,17 +118,39 @@ class VoucherBudget:
         for line in out["lines"]:
             by_year[line["year"]] = by_year.get(line["year"], 0) + line["deduction_fen"]
         for year, amount in sorted(by_year.items()):
-            self._hold_year(tx, lease.id, lease.job, lease.firm, year, 1, amount, end + HOLD_GRACE, now)
-        short = sorted({reason for line in out["lines"] for reason in line["reasons"]})
-        return Held(by_year=by_year, short=tuple(short))
+            self._hold_year(tx, lease.id, lease.job, lease.firm, asked.contract, year, 1, amount, end + HOLD_GRACE, now)
+        short = {reason for line in out["lines"] for reason in line["reasons"]}
+        if self.voucher_state(tx, lease.firm, asked.voucher) == "frozen":
+            short = {"PROGRAMME_FROZEN"}
+        return Held(by_year=by_year, short=tuple(sorted(short)))
+
+    def _contract_covers(
+        self, tx: Connection, contract: str | None, firm: str, provider: str, now: datetime
+    ) -> Refusal | None:
+        """None when the job names no contract, or one between these two parties whose term has begun and not ended."""
+        if contract is None:
+            return None
+        row = tx.execute(select(contracts).where(contracts.c.id == contract)).mappings().first()
+        if row is None or row["buyer"] != firm or row["programme"] != PROGRAMME:
+            return Refusal(code="CONTRACT_UNKNOWN", facts={"contract": contract})
+        if row["seller"] != provider:
+            return Refusal(code="CONTRACT_OF_ANOTHER_PROVIDER", facts={"contract": contract, "provider": provider})
+        if not row["from_ms"] <= to_ms(now) < row["to_ms"]:
+            term = {"from": timestamp(from_ms(row["from_ms"])), "to": timestamp(from_ms(row["to_ms"]))}
+            return Refusal(code="CONTRACT_NOT_IN_TERM", facts={"contract": contract, **term})
+        return None
 
     def charge(self, tx: Connection, job: JobId, now: datetime, *, final: bool) -> None:
         """Post settle(all usage so far) less what is posted; final: release what is left of the holds."""
         posting.charge(self, tx, job, now, final=final)
 
     def sweep(self, tx: Connection, now: datetime) -> int:
-        """Expire holds past their time whose lease holds no devices any more; prices that start now take effect."""
+        """Expire holds past their time whose lease holds no devices any more; prices that start now take effect.
+
+        Rooms that passed an alert threshold are raised for review.
+        """
         store.apply_prices(tx, now)
+        rooms.raise_alerts(tx, self.policy, now)
         query = (
             select(holds)
             .join(leases, leases.c.id == holds.c.lease)
@@ -128,30 +167,41 @@ class VoucherBudget:
         self,
         tx: Connection,
         firm: str,
-        voucher: str,
+        asked: Asked,
         usage: Sequence[Mapping[str, Any]],
         *,
         posted: Mapping[int, int],
         held: Mapping[int, int],
+        providers: Mapping[str, str],
     ) -> dict[str, Any]:
-        """The `yisuan settle` input for this usage now. Rooms are what is left plus what this job holds and has drawn."""
-        left = store.rooms(tx, firm)
+        """The `yisuan settle` input for this usage now. Rooms are what is left plus what this job holds and has drawn.
+
+        providers: of each lease; time with a related one draws nothing. While the programme or the firm's right is
+        frozen, only what is held or drawn already is room.
+        """
+        state = self.voucher_state(tx, firm, asked.voucher)
+        left: Mapping[str, Mapping[int, int]] = {"pool": {}, "firm": {}}
+        if state != "frozen":
+            left = store.rooms(tx, firm)
         years = self.policy.years
-        rooms = {
+        given: dict[str, Any] = {
             kind: {str(y): left[kind].get(y, 0) + held.get(y, 0) + posted.get(y, 0) for y in years}
             for kind in ("pool", "firm")
         }
-        eligible = self._eligible(tx, firm, voucher)
+        if asked.contract is not None:
+            room = 0 if state == "frozen" else store.balance(tx, contract_room(asked.contract)).available
+            given["contract"] = room + sum(held.values()) + sum(posted.values())
+        eligible = self._eligible(tx, firm, state, usage, providers)
         sites = sorted({str(entry["site"]) for entry in usage})
         return {
             "version": 1,
             "policy": self.policy.id,
             "firm": {"id": firm, "eligible": [_interval_document(i) for i in eligible]},
             "sites": {
-                site: {"eligible": [_interval_document(i) for i in store.eligible_intervals(tx, "site", site)]}
+                site: {"eligible": [_interval_document(i) for i in standing.eligible_intervals(tx, "site", site)]}
                 for site in sites
             },
-            "rooms": rooms,
+            "rooms": given,
             "usage": [dict(entry) for entry in usage],
         }
 
@@ -159,17 +209,40 @@ class VoucherBudget:
         """The output document of a case, by the very code of `yisuan settle`."""
         return settle_document(json.dumps(case), self.registry, self.rules)
 
-    def _eligible(self, tx: Connection, firm: str, voucher: str) -> tuple[Interval, ...]:
-        """When the firm may draw: never if the job declines the voucher or the firm has not claimed its right."""
-        if self.voucher_state(tx, firm, voucher) != "drawn":
+    def _eligible(
+        self, tx: Connection, firm: str, state: str, usage: Sequence[Mapping[str, Any]], providers: Mapping[str, str]
+    ) -> tuple[Interval, ...]:
+        """When the firm may draw for this usage.
+
+        Never if the job declines the voucher or no right is in force; not while it is related to who serves it.
+        """
+        if state not in ("drawn", "frozen", "revoked"):
             return ()
-        return store.eligible_intervals(tx, "firm", firm)
+        found = standing.eligible_intervals(tx, "firm", firm)
+        if state == "revoked":
+            since = acts.history(tx, "right", f"{PROGRAMME}:{firm}")[-1]["at"]
+            found = subtract(found, [Interval(start=instant(since))])
+        for provider in sorted(set(providers.values())):
+            related = standing.related_intervals(tx, firm, provider)
+            served = [
+                Interval(start=instant(entry["start"]), end=instant(entry["end"]))
+                for entry in usage
+                if providers[entry["lease"]] == provider
+            ]
+            found = subtract(found, intersect(served, related))
+        return found
 
     def voucher_state(self, tx: Connection, firm: str, voucher: str) -> str:
-        """drawn | declined (the job says voucher: none) | unclaimed (no right was claimed)."""
+        """drawn | declined (the job says voucher: none) | unclaimed (no right claimed) | revoked | frozen."""
         if voucher == "none":
             return "declined"
-        return "drawn" if store.right_of(tx, firm) is not None else "unclaimed"
+        if store.right_of(tx, firm) is None:
+            return "unclaimed"
+        mine = acts.state_of(tx, "right", f"{PROGRAMME}:{firm}")
+        if mine == "revoked":
+            return "revoked"
+        frozen = mine == "frozen" or acts.state_of(tx, "programme", PROGRAMME) == "frozen"
+        return "frozen" if frozen else "drawn"
 
     # --- holds ----------------------------------------------------------------------------------------------------
 
@@ -179,6 +252,7 @@ class VoucherBudget:
         lease: str,
         job: str,
         firm: str,
+        contract: str | None,
         year: int,
         generation: int,
         amount: int,
@@ -198,7 +272,7 @@ class VoucherBudget:
             )
         )
         if amount:
-            for kind, debit, credit in _pairs(firm, year):
+            for kind, debit, credit in draw_pairs(firm, year, contract):
                 transfer = Transfer(
                     id=f"hold:{lease}:{year}:{generation}:{kind}",
                     phase=Phase.PENDING,
@@ -214,8 +288,8 @@ class VoucherBudget:
     def resolve_hold(
         self, tx: Connection, hold: Mapping[Any, Any], amount: int, phase: Phase, settlement: str | None, now: datetime
     ) -> None:
-        """Post `amount` of a hold and release the rest, or void or expire it; both rooms, exactly once."""
-        for kind, debit, credit in _pairs(hold["firm"], hold["year"]):
+        """Post `amount` of a hold and release the rest, or void or expire it; in every room, exactly once."""
+        for kind, debit, credit in draw_pairs(hold["firm"], hold["year"], self._contract_of(tx, hold)):
             pending = f"hold:{hold['lease']}:{hold['year']}:{hold['generation']}:{kind}"
             transfer = Transfer(
                 id=f"{pending}:{phase.value}",
@@ -238,21 +312,21 @@ class VoucherBudget:
         """What an interim settlement did not use stays held, under the next generation."""
         expires = now + timedelta(milliseconds=hold["expires_at_ms"] - to_ms(now))
         self._hold_year(
-            tx, hold["lease"], hold["job"], hold["firm"], hold["year"], hold["generation"] + 1, rest, expires, now
-        )
+            tx, hold["lease"], hold["job"], hold["firm"], self._contract_of(tx, hold), hold["year"],
+            hold["generation"] + 1, rest, expires, now,
+        )  # fmt: skip
 
-    def voucher_of_job(self, tx: Connection, job: str) -> tuple[str, str, str]:
-        """(firm, what its job file says of the voucher, the file's hash)."""
+    def _contract_of(self, tx: Connection, hold: Mapping[Any, Any]) -> str | None:
+        """The contract whose room a hold took from, None if it took from none."""
+        key = f"hold:{hold['lease']}:{hold['year']}:{hold['generation']}:contract"
+        room = tx.execute(select(transfers.c.debit).where(transfers.c.id == key)).scalar()
+        return None if room is None else str(room).removeprefix("room:contract:")
+
+    def asked_by_job(self, tx: Connection, job: str) -> tuple[str, Asked, str]:
+        """(firm, what its job file says of money, the file's hash)."""
         row = tx.execute(select(jobs.c.firm, jobs.c.spec, jobs.c.spec_sha256).where(jobs.c.id == job)).one()
-        return row.firm, json.loads(row.spec).get("money", {}).get("voucher", "auto"), row.spec_sha256
-
-
-def _pairs(firm: str, year: int) -> tuple[tuple[str, Any, Any], ...]:
-    """(kind, debit, credit) of the two rooms a draw takes from: the firm's first, the pool last (lock order)."""
-    return (
-        ("firm", firm_room(firm, year), firm_spent(firm, year)),
-        ("pool", pool_room(year), pool_spent(year)),
-    )
+        money = json.loads(row.spec).get("money", {})
+        return row.firm, Asked(voucher=money.get("voucher", "auto"), contract=money.get("contract")), row.spec_sha256
 
 
 def _interval_document(interval: Interval) -> dict[str, Any]:

@@ -29,6 +29,35 @@ def unite(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
     return tuple(found)
 
 
+def intersect(left: Iterable[Interval], right: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The instants that are in both."""
+    found = []
+    others = tuple(right)
+    for a in left:
+        for b in others:
+            start = max(a.start, b.start)
+            ends = [end for end in (a.end, b.end) if end is not None]
+            end = min(ends) if ends else None
+            if end is None or start < end:
+                found.append(Interval(start=start, end=end))
+    return unite(found)
+
+
+def subtract(left: Iterable[Interval], right: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The instants of `left` that are not in `right`."""
+    found = unite(left)
+    for hole in unite(right):
+        kept = []
+        for interval in found:
+            if interval.start < hole.start:
+                before = hole.start if interval.end is None else min(interval.end, hole.start)
+                kept.append(Interval(start=interval.start, end=before))
+            if hole.end is not None and (interval.end is None or hole.end < interval.end):
+                kept.append(Interval(start=max(interval.start, hole.end), end=interval.end))
+        found = tuple(kept)
+    return unite(found)
+
+
 def holds_at(intervals: Iterable[Interval], at: datetime) -> bool:
     """True if any interval contains the instant."""
     return any(i.start <= at and (i.end is None or at < i.end) for i in intervals)

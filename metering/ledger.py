@@ -142,19 +142,28 @@ def treasury_paid(year: int | str, programme: str = PROGRAMME) -> AccountId:
     return AccountId(f"treasury:{programme}:{year}:paid")
 
 
-def treasury_recovered(year: int | str, programme: str = PROGRAMME) -> AccountId:
-    """What came back, by repayment, offset or write-off, of what should not have been paid."""
-    return AccountId(f"treasury:{programme}:{year}:recovered")
+def written_off(year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What should have come back and is not collected."""
+    return AccountId(f"treasury:{programme}:{year}:written_off")
 
 
 def owed_back(party: str) -> AccountId:
-    """What a party has to give back (追缴)."""
+    """What a party holds of the treasury's and has to give back (追缴): a credit balance."""
     return AccountId(f"clawback:{party}")
 
 
 def beneficiary(party: str, programme: str) -> AccountId:
     """Support granted to a party outside the compute voucher."""
     return AccountId(f"beneficiary:{party}:{programme}")
+
+
+def draw_pairs(firm: str, year: int, contract: str | None) -> tuple[tuple[str, AccountId, AccountId], ...]:
+    """(kind, debit, credit) of the rooms a draw takes from: the firm's, the contract's, and the pool last (lock order)."""
+    found = [("firm", firm_room(firm, year))]
+    if contract is not None:
+        found.append(("contract", contract_room(contract)))
+    found.append(("pool", pool_room(year)))
+    return tuple((kind, room, spent_of(room)) for kind, room in found)
 
 
 ENTITLEMENT = frozenset({"authority", "pool", "capsrc", "room", "spent", "lapsed"})

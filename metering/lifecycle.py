@@ -124,6 +124,7 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
             "pay": _step("approved", "paid", FINANCE),
             "claw_back": _step("paid", "clawed_back", REVIEWER, reason=True),
         },
+        "correction": {"order": _step("none", "ordered", OPERATOR | PLATFORM, reason=True)},
         "price": {
             "propose": _step("none", "proposed", OPERATOR, reason=True),
             "approve": _step("proposed", "applied", REVIEWER, reason=True),

@@ -7,6 +7,7 @@ daily ones equals the settlement of the whole, and repeating one changes nothing
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,22 +16,21 @@ from sqlalchemy import Connection, func, select
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import canonical, instant, timestamp
-from metering import store
+from metering import acts, refunding, review, rooms, store
 from metering.ledger import (
     AccountId,
     Code,
     Phase,
-    Transfer,
     differences,
+    draw_pairs,
     firm_payable,
-    firm_room,
-    firm_spent,
-    pool_room,
-    pool_spent,
     provider_revenue,
     treasury_committed,
 )
+from metering.lifecycle import NONE
+from metering.programme_schema import price_corrections
 from metering.schema import settlement_lines, settlements
+from metering.statement import lines_of
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
 from scheduler.schema import usage_records
@@ -39,30 +39,76 @@ from scheduler.usage import UsageKind
 if TYPE_CHECKING:
     from metering.budget import VoucherBudget
 
+SAMPLED_PERMILLE = 50  # a platform rule: one settlement in twenty is looked at whatever it says (metering.md §5.4)
 DRAWS, DRAWS_BACK = (Code.DRAW,), (Code.REVERSE_DRAW,)
 
 
 def charge(budget: VoucherBudget, tx: Connection, job: str, now: datetime, *, final: bool) -> None:
     """Settle everything the job has used so far and post what is new; final: nothing stays held afterwards."""
-    firm, voucher, spec_sha256 = budget.voucher_of_job(tx, job)
+    firm, asked, spec_sha256 = budget.asked_by_job(tx, job)
     records = [dict(r) for r in tx.execute(_usage_of(job)).mappings()]
+    _correct_prices(tx, records)
     if any(r["source"] == Source.SIMULATED.value for r in records) and store.ledger_mark(tx) != "demo":
         raise SimulatedUsage(job)
     usage, provider_of = entries(records, budget)
     held = {row["year"]: row["amount_fen"] for row in store.open_holds(tx, job)}
     posted = _drawn(tx, job, firm)
-    case = budget.case(tx, firm, voucher, usage, posted=posted, held=held)
+    case = budget.case(tx, firm, asked, usage, posted=posted, held=held, providers=provider_of)
     out = budget.settle_case(case)
     number = int(tx.execute(select(func.count()).where(settlements.c.job == job)).scalar_one()) + 1
-    settlement = f"settlement:{job}:{number}"
+    settlement = settlement_id(job, number)
     target: dict[int, int] = {}
     for line in out["lines"]:
         target[line["year"]] = target.get(line["year"], 0) + line["deduction_fen"]
-    _draw(budget, tx, job, firm, settlement, target, posted, now, final=final)
+    _draw(budget, tx, job, firm, asked.contract, settlement, target, posted, now, final=final)
     _cash(tx, job, firm, settlement, out["lines"], provider_of, now)
     _record(tx, settlement, job, firm, number, final, case, out, provider_of, spec_sha256, now,
-            budget.voucher_state(tx, firm, voucher))  # fmt: skip
+            budget.voucher_state(tx, firm, asked.voucher))  # fmt: skip
     _reviews(tx, job, out["lines"], now)
+    for year in sorted({*target, *posted}):
+        if rooms.year_closed(tx, year):
+            rooms.lapse(tx, year, f"{settlement}:lapse", now)
+    if final:
+        refunding.post(tx, job, firm, asked.contract, settlement, now)
+        before = settlement_id(job, number - 1)
+        if acts.state_of(tx, "settlement", before) != NONE:
+            acts.must(tx, "settlement", before, "correct", now, body={"by": settlement})
+        acts.must(tx, "settlement", settlement, "issue", now)
+        if review.sampled(settlement, SAMPLED_PERMILLE):
+            store.open_review(tx, code="SAMPLED", subject=settlement, facts={"job": job, "firm": firm}, now=now)
+
+
+def differs(budget: VoucherBudget, tx: Connection, row: Mapping[Any, Any]) -> bool:
+    """True when today's facts (eligibility, papers, origin, prices) would settle this settlement's usage otherwise.
+
+    The rooms are those it was settled with: what others drew since is no reason to settle again.
+    """
+    firm, asked, _ = budget.asked_by_job(tx, row["job"])
+    records = [dict(r) for r in tx.execute(_usage_of(row["job"])).mappings()]
+    _correct_prices(tx, records)
+    usage, provider_of = entries(records, budget)
+    case = budget.case(tx, firm, asked, usage, posted={}, held={}, providers=provider_of)
+    case["rooms"] = json.loads(row["case_json"])["rooms"]
+    fresh = [{**line, "provider": provider_of[line["lease"]]} for line in budget.settle_case(case)["lines"]]
+    stored = lines_of(tx, row["id"])
+    return fresh != stored
+
+
+def settlement_id(job: str, number: int) -> str:
+    """The id of a job's n-th settlement."""
+    return f"settlement:{job}:{number}"
+
+
+def _correct_prices(tx: Connection, records: Sequence[dict[str, Any]]) -> None:
+    """Leases whose price was corrected carry the latest correction."""
+    found: dict[str, int] = {}
+    leases = sorted({record["lease"] for record in records})
+    query = select(price_corrections).where(price_corrections.c.lease.in_(leases)).order_by(price_corrections.c.seq)
+    for row in tx.execute(query).mappings():
+        found[row["lease"]] = row["fen_per_device_hour"]
+    for record in records:
+        if record["lease"] in found and record["kind"] == UsageKind.RUN.value:
+            record["price_fen_per_device_hour"] = found[record["lease"]]
 
 
 def _usage_of(job: str) -> Any:
@@ -125,6 +171,7 @@ def _draw(
     tx: Connection,
     job: str,
     firm: str,
+    contract: str | None,
     settlement: str,
     target: Mapping[int, int],
     posted: Mapping[int, int],
@@ -144,9 +191,8 @@ def _draw(
                 budget.renew_hold(tx, hold, rest, now)
         missing[year] = missing.get(year, 0) - used
     for year, amount in sorted(missing.items()):
-        pairs = (("firm", firm_room(firm, year), firm_spent(firm, year)), ("pool", pool_room(year), pool_spent(year)))
-        for kind, room, spent in pairs:
-            _post_signed(tx, f"{settlement}:draw:{year}:{kind}", Code.DRAW, Code.REVERSE_DRAW, (room, spent), amount, job,
+        for kind, room, spent in draw_pairs(firm, year, contract):
+            store.post_signed(tx, f"{settlement}:draw:{year}:{kind}", Code.DRAW, Code.REVERSE_DRAW, (room, spent), amount, job,
                          settlement, now)  # fmt: skip
 
 
@@ -173,36 +219,7 @@ def _cash(
         moved = store.posted_of_job(tx, job, (code,), (back,))
         for pair, amount in differences(target, moved).items():
             key = f"{settlement}:{name}:{pair[0]}:{pair[1]}"
-            _post_signed(tx, key, code, back, pair, amount, job, settlement, now)
-
-
-def _post_signed(
-    tx: Connection,
-    key: str,
-    code: Code,
-    back: Code,
-    pair: tuple[AccountId, AccountId],
-    amount: int,
-    job: str,
-    settlement: str,
-    now: datetime,
-) -> None:
-    """A positive amount moves along the pair; a negative one is a correction that moves it back."""
-    if amount == 0:
-        return
-    debit, credit = pair if amount > 0 else (pair[1], pair[0])
-    transfer = Transfer(
-        id=key,
-        phase=Phase.POSTED,
-        code=code if amount > 0 else back,
-        debit=debit,
-        credit=credit,
-        amount_fen=abs(amount),
-        job=job,
-        settlement=settlement,
-        cites=None if amount > 0 else job,
-    )
-    store.post(tx, transfer, now)
+            store.post_signed(tx, key, code, back, pair, amount, job, settlement, now)
 
 
 def _record(

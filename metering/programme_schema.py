@@ -73,6 +73,7 @@ invoices = Table(  # 发票
     Column("tax_fen", BigInteger, nullable=False),
     Column("issued_on", String, nullable=False),
     Column("sha256", String(64), nullable=False),
+    Column("corrects", String),  # a supplement or a red one 红字, by the number it corrects
     *_recorded(),
 )
 

@@ -42,20 +42,29 @@ class RefundTooLarge(ValueError):
     """More would go back than was charged."""
 
 
-def split(billed: Sequence[Billed], amount_fen: int) -> tuple[Returned, ...]:
-    """How a cumulative refund of `amount_fen` of the fee falls on the classes, in their order; the parts sum exactly.
+def split(billed: Sequence[Billed], amounts_fen: Sequence[int]) -> tuple[Returned, ...]:
+    """What has gone back of each class after these refunds of the fee, in their order; the parts sum exactly.
 
-    amount_fen: everything returned so far and now, so that two refunds are exactly one of their sum. Split by largest
-    remainder on fees; ties by order. Raises RefundTooLarge above the fee, ValueError below zero.
+    Each refund falls by largest remainder on what is still charged, ties by order, so nothing that went back ever
+    comes again; the same money in other portions moves a class by a fen at most for each portion. Raises RefundTooLarge
+    above the fee, ValueError below zero.
     """
-    total = sum(item.fee_fen for item in billed)
-    if amount_fen < 0:
-        raise ValueError(f"refund: {amount_fen} fen is below 0")
-    if amount_fen > total:
-        raise RefundTooLarge(f"refund: {amount_fen} fen is more than the {total} fen charged")
-    parts = largest_remainder(amount_fen, [item.fee_fen for item in billed]) if billed else []
+    left = [item.fee_fen for item in billed]
+    for amount in amounts_fen:
+        if amount < 0:
+            raise ValueError(f"refund: {amount} fen is below 0")
+        if amount > sum(left):
+            raise RefundTooLarge(f"refund: {amount} fen is more than the {sum(left)} fen still charged")
+        for index, part in enumerate(largest_remainder(amount, left)):
+            left[index] -= part
     found = []
-    for item, part in zip(billed, parts, strict=True):
-        kept = item.deduction_fen * (item.fee_fen - part) // item.fee_fen if item.fee_fen else 0
-        found.append(Returned(billed=item, fee_fen=part, voucher_fen=item.deduction_fen - kept if item.fee_fen else 0))
+    for item, kept_fee in zip(billed, left, strict=True):
+        kept = item.deduction_fen * kept_fee // item.fee_fen if item.fee_fen else 0
+        found.append(
+            Returned(
+                billed=item,
+                fee_fen=item.fee_fen - kept_fee,
+                voucher_fen=item.deduction_fen - kept if item.fee_fen else 0,
+            )
+        )
     return tuple(found)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from adapters.chain import canonical, digest
-from metering.facts import Interval, unite
+from metering import acts
 from metering.ledger import (
     PROGRAMME,
     AccountId,
@@ -42,8 +42,9 @@ from metering.schema import (
     sites,
     transfers,
 )
+from metering.standing import eligible_intervals
 from scheduler import journal
-from scheduler.clock import from_ms, to_ms
+from scheduler.clock import to_ms
 from scheduler.refusal import Refusal
 from scheduler.schema import pools
 
@@ -83,6 +84,35 @@ def post(tx: Connection, transfer: Transfer, now: datetime) -> None:
         transfers,
         {**transfer.body(), "body_sha256": body, "effective_at_ms": to_ms(now), "recorded_at_ms": to_ms(now)},
     )
+
+
+def post_signed(
+    tx: Connection,
+    key: str,
+    code: Code,
+    back: Code,
+    pair: tuple[AccountId, AccountId],
+    amount: int,
+    job: str,
+    settlement: str,
+    now: datetime,
+) -> None:
+    """A positive amount moves along the pair; a negative one is a correction that moves it back."""
+    if amount == 0:
+        return
+    debit, credit = pair if amount > 0 else (pair[1], pair[0])
+    transfer = Transfer(
+        id=key,
+        phase=Phase.POSTED,
+        code=code if amount > 0 else back,
+        debit=debit,
+        credit=credit,
+        amount_fen=abs(amount),
+        job=job,
+        settlement=settlement,
+        cites=None if amount > 0 else job,
+    )
+    post(tx, transfer, now)
 
 
 def _move(tx: Connection, account: AccountId, side: str, posted: int, pending: int) -> None:
@@ -206,6 +236,11 @@ def enrol_site(tx: Connection, *, id: str, provider: str, name: str, region: str
     return _enrol(tx, sites, {"id": id, "provider": provider, "name": name, "region": region}, now)
 
 
+def known(tx: Connection, table: Any, identity: str) -> RowMapping | None:
+    """The party's or site's row; None if it was never enrolled."""
+    return tx.execute(select(table).where(table.c.id == identity)).mappings().first()
+
+
 def _enrol(tx: Connection, table: Any, values: Mapping[str, Any], now: datetime) -> Refusal | None:
     row = tx.execute(select(table).where(table.c.id == values["id"])).mappings().first()
     if row is None:
@@ -213,10 +248,6 @@ def _enrol(tx: Connection, table: Any, values: Mapping[str, Any], now: datetime)
         return None
     different = sorted(k for k, v in values.items() if row[k] != v)
     return Refusal(code="ALREADY_ENROLLED", facts={"id": values["id"], "different": different}) if different else None
-
-
-FIRM_FACTS = ("eligible",)  # clause 4.1, verified as a whole with its evidence
-SITE_FACTS = ("energy_review", "energy_report")  # clause 4.2: both papers, each with its interval
 
 
 def record_fact(
@@ -250,36 +281,6 @@ def record_fact(
     )
 
 
-def eligible_intervals(tx: Connection, subject_kind: str, subject: str) -> tuple[Interval, ...]:
-    """When the subject has every fact its clause asks for: united per fact, then intersected."""
-    kinds = FIRM_FACTS if subject_kind == "firm" else SITE_FACTS
-    query = select(facts).where(facts.c.subject_kind == subject_kind, facts.c.subject == subject)
-    rows = list(tx.execute(query.order_by(facts.c.seq)).mappings())
-    withdrawn = {row["withdraws_seq"] for row in rows if row["withdraws_seq"] is not None}
-    both: tuple[Interval, ...] | None = None
-    for kind in kinds:
-        found = [
-            Interval(start=from_ms(row["from_ms"]), end=from_ms(row["to_ms"]) if row["to_ms"] is not None else None)
-            for row in rows
-            if row["fact"] == kind and row["seq"] not in withdrawn
-        ]
-        united = unite(found)
-        both = united if both is None else _intersect(both, united)
-    return both or ()
-
-
-def _intersect(left: Sequence[Interval], right: Sequence[Interval]) -> tuple[Interval, ...]:
-    found = []
-    for a in left:
-        for b in right:
-            start = max(a.start, b.start)
-            ends = [e for e in (a.end, b.end) if e is not None]
-            end = min(ends) if ends else None
-            if end is None or start < end:
-                found.append(Interval(start=start, end=end))
-    return unite(found)
-
-
 def claim(
     tx: Connection, *, firm: str, by: str, policy: str, caps: Mapping[int, int], now: datetime
 ) -> dict[str, Any] | Refusal:
@@ -301,6 +302,7 @@ def claim(
             "claimed_by": by,
         }
         journal.append(tx, rights, values)
+        acts.must(tx, "right", f"{PROGRAMME}:{firm}", "claim", now, body={"policy": policy, "by": by})
         for year, cap in sorted(caps.items()):
             transfer = Transfer(
                 id=f"open_room:{firm}:{policy}:{year}",
@@ -367,12 +369,21 @@ def apply_prices(tx: Connection, now: datetime) -> int:
     return changed
 
 
-def open_review(tx: Connection, *, code: str, subject: str, facts: Mapping[str, Any], now: datetime) -> None:
-    """Somebody has to look: one open item per (code, subject)."""
+def open_review(
+    tx: Connection, *, code: str, subject: str, facts: Mapping[str, Any], now: datetime, again: bool = True
+) -> None:
+    """Somebody has to look: one open item per (code, subject). again: a closed one is opened once more."""
     key = f"{code}:{subject}"
-    if tx.execute(select(reviews.c.id).where(reviews.c.id == key)).first() is None:
-        text = canonical(dict(facts)).decode()
+    text = canonical(dict(facts)).decode()
+    row = tx.execute(select(reviews.c.closed_at_ms).where(reviews.c.id == key)).first()
+    if row is None:
         tx.execute(insert(reviews).values(id=key, code=code, subject=subject, facts=text, opened_at_ms=to_ms(now)))
+    elif row.closed_at_ms is not None and again:
+        empty = {"closed_at_ms": None, "action": None, "reason": None, "closed_by": None}
+        tx.execute(update(reviews).where(reviews.c.id == key).values(facts=text, opened_at_ms=to_ms(now), **empty))
+    else:
+        return
+    acts.must(tx, "review", key, "open", now, body={"code": code, "subject": subject, "facts": dict(facts)})
 
 
 def open_holds(tx: Connection, job: str) -> list[RowMapping]:

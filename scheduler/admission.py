@@ -19,7 +19,6 @@ def unsupported(spec: JobSpec) -> tuple[Refusal, ...]:
         "/retry": spec.retry is not None,
         "/array": spec.array is not None,
         "/depends_on": bool(spec.depends_on),
-        "/money/contract": spec.money.contract is not None,
         **{f"/variants/{stack}/image": v.image is not None for stack, v in sorted(spec.variants.items())},
     }
     return tuple(Refusal(code="NOT_SUPPORTED_YET", facts={"field": field}) for field, used in asked.items() if used)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from adapters.accelerator import Health, Origin, Source
 from adapters.catalog import Catalog
+from metering import standing
 from metering import store as money
 from metering.budget import VoucherBudget
 from metering.facts import holds_at
@@ -249,6 +250,6 @@ def offers(tx: Connection, budget: VoucherBudget, catalog: Catalog, now: datetim
 
 def _rate(tx: Connection, budget: VoucherBudget, site: str, origin: Origin, now: datetime) -> int | None:
     """The voucher's rate in this pool now; None where the policy is not in force or the site's papers are missing."""
-    if not budget.policy.in_force_at(now) or not holds_at(money.eligible_intervals(tx, "site", site), now):
+    if not budget.policy.in_force_at(now) or not holds_at(standing.eligible_intervals(tx, "site", site), now):
         return None
     return budget.policy.rate_bp(origin, now)

@@ -69,7 +69,7 @@ def test_what_is_not_scheduled_yet_is_named_feature_by_feature() -> None:
 
     assert fields == [
         "/resources/share", "/resources/topology", "/gang/min_nodes", "/deadline", "/secrets", "/inputs", "/workload", "/retry",
-        "/array", "/depends_on", "/money/contract", "/variants/cuda/image",
+        "/array", "/depends_on", "/variants/cuda/image",
     ]  # fmt: skip
     assert unsupported(parse_job(SMALL)) == ()
 

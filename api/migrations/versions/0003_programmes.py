@@ -29,7 +29,7 @@ CHAINED = (
 def upgrade() -> None:
     op.create_table(
         "acts",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
@@ -56,7 +56,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "contracts",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("id", sa.String(), nullable=False),
@@ -73,6 +73,7 @@ def upgrade() -> None:
         sa.Column("support_cap_fen", sa.BigInteger(), nullable=False),
         sa.Column("items", sa.Text(), nullable=False),
         sa.Column("evidence", sa.Text(), nullable=False),
+        sa.Column("corrects", sa.String(), nullable=True),
         sa.Column("recorded_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("recorded_by", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("seq"),
@@ -85,7 +86,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_contracts_seller"), "contracts", ["seller"], unique=False)
     op.create_table(
         "invoices",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("number", sa.String(), nullable=False),
@@ -104,7 +105,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_invoices_contract"), "invoices", ["contract"], unique=False)
     op.create_table(
         "invoice_jobs",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("invoice", sa.String(), nullable=False),
@@ -115,7 +116,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_invoice_jobs_invoice"), "invoice_jobs", ["invoice"], unique=False)
     op.create_table(
         "slips",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("reference", sa.String(), nullable=False),
@@ -133,7 +134,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_slips_invoice"), "slips", ["invoice"], unique=False)
     op.create_table(
         "refunds",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("id", sa.String(), nullable=False),
@@ -150,7 +151,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_refunds_job"), "refunds", ["job"], unique=False)
     op.create_table(
         "price_corrections",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("lease", sa.String(), nullable=False),
@@ -163,7 +164,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_price_corrections_lease"), "price_corrections", ["lease"], unique=False)
     op.create_table(
         "clearing_items",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("batch", sa.String(), nullable=False),
@@ -185,7 +186,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_clearing_items_job"), "clearing_items", ["job"], unique=False)
     op.create_table(
         "payments",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("id", sa.String(), nullable=False),
@@ -203,7 +204,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_payments_batch"), "payments", ["batch"], unique=False)
     op.create_table(
         "other_supports",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("id", sa.String(), nullable=False),
@@ -222,7 +223,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_other_supports_project"), "other_supports", ["project"], unique=False)
     op.create_table(
         "serials",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("serial", sa.String(), nullable=False),
@@ -239,7 +240,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_serials_project"), "serials", ["project"], unique=False)
     op.create_table(
         "listing_events",
-        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("prev_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("pool", sa.String(), nullable=False),

@@ -1,0 +1,97 @@
+"""Rooms over time: alerts when one fills up, and the close of a year."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, or_, select
+
+from metering import acts, store
+from metering.acts import Actor
+from metering.ledger import PROGRAMME, AccountId, Code, Phase, Transfer, lapsed
+from metering.parameters import Policy
+from metering.schema import accounts, holds
+from metering.year import year_start
+from scheduler.refusal import Refusal
+
+ALERTS_BP = (8000, 9500)  # design §5: every cap alerts at 80% and 95%
+TAIL_DAYS = "compute_voucher.tail_settlement_days"
+
+
+def raise_alerts(tx: Connection, policy: Policy, now: datetime) -> int:
+    """A review item for every room of an open year whose held and drawn part has passed 80% or 95%; each once."""
+    used = accounts.c.debits_posted + accounts.c.debits_pending
+    caps = or_(accounts.c.id.startswith("pool:"), accounts.c.id.startswith("room:"))
+    query = select(accounts).where(
+        accounts.c.bounded == 1,
+        caps,
+        accounts.c.credits_posted > 0,
+        used * 10_000 >= accounts.c.credits_posted * ALERTS_BP[0],
+    )
+    found = 0
+    for row in tx.execute(query).mappings():
+        if row["id"].startswith("room:clearing:") or _closed(tx, row):
+            continue
+        share = (row["debits_posted"] + row["debits_pending"]) * 10_000 // row["credits_posted"]
+        for threshold in ALERTS_BP:
+            if share >= threshold:
+                facts = {"room": row["id"], "share_bp": share, "cap_fen": row["credits_posted"], "policy": policy.id}
+                store.open_review(
+                    tx, code=f"CAP_ALERT_{threshold // 100}", subject=row["id"], facts=facts, now=now, again=False
+                )
+                found += 1
+    return found
+
+
+def _closed(tx: Connection, row: RowMapping) -> bool:
+    programme, _, year = str(row["id"]).rpartition(":")
+    return acts.state_of(tx, "year", f"{programme.rsplit(':', 1)[-1]}:{year}") == "closed"
+
+
+def year_closed(tx: Connection, year: int, programme: str = PROGRAMME) -> bool:
+    """True once the year was closed: nothing of it can be drawn, what comes back lapses."""
+    return acts.state_of(tx, "year", f"{programme}:{year}") == "closed"
+
+
+def close_year(
+    tx: Connection, policy: Policy, year: int, actor: Actor, reason: str, now: datetime, programme: str = PROGRAMME
+) -> dict[str, Any] | Refusal:
+    """Nothing of the year can be drawn any more; what is left of its pool and of every firm's room has lapsed (R25).
+
+    Refused before the year is over and its settlement tail has passed, and while a hold of the year is open.
+    """
+    tail = policy.value_at(TAIL_DAYS, now) if TAIL_DAYS in policy.parameters else None
+    from_then = year_start(year + 1, policy.zone) + timedelta(days=int(tail or 0))
+    if now < from_then:
+        return Refusal(code="YEAR_NOT_OVER", facts={"year": year, "not_before": from_then.date().isoformat()})
+    open_holds = tx.execute(select(holds.c.lease).where(holds.c.year == year, holds.c.state == "held")).scalars().all()
+    if open_holds:
+        return Refusal(code="HOLDS_OPEN", facts={"year": year, "leases": sorted(set(open_holds))[:10]})
+    done = acts.act(tx, "year", f"{programme}:{year}", "close", actor, now, reason=reason)
+    if isinstance(done, Refusal):
+        return done
+    fen = lapse(tx, year, f"close:{programme}:{year}", now, programme)
+    return {"programme": programme, "year": year, "state": done, "lapsed_fen": fen}
+
+
+def lapse(tx: Connection, year: int, key: str, now: datetime, programme: str = PROGRAMME) -> int:
+    """What rooms of a closed year hold has moved to what lapsed; returns what left the pool. key: of this sweep."""
+    left_pool = 0
+    query = select(accounts).where(
+        accounts.c.bounded == 1, accounts.c.id.endswith(f":{programme}:{year}", autoescape=True)
+    )
+    for row in list(tx.execute(query.order_by(accounts.c.id.desc())).mappings()):
+        left = row["credits_posted"] - row["debits_posted"] - row["debits_pending"]
+        if left:
+            transfer = Transfer(
+                id=f"{key}:{row['id']}",
+                phase=Phase.POSTED,
+                code=Code.LAPSE,
+                debit=AccountId(row["id"]),
+                credit=lapsed(year, programme),
+                amount_fen=left,
+            )
+            store.post(tx, transfer, now)
+            left_pool += left if row["id"].startswith("pool:") else 0
+    return left_pool
