@@ -352,7 +352,7 @@ def batch_document(tx: Connection, batch: str) -> dict[str, Any] | None:
         return None
     story = acts.history(tx, "clearing", batch)
     items = _items(tx, batch)
-    names = dict(tx.execute(select(firms.c.id, firms.c.name)).tuples().all())
+    names = {row.id: row.name for row in tx.execute(select(firms.c.id, firms.c.name))}
     return {
         "id": batch,
         "programme": built["programme"],
