@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, inspect, select, text
+from sqlalchemy.exc import OperationalError
 
 from adapters.chain import canonical, digest, instant
-from metering import checkpoint
+from metering import audit_programmes, checkpoint
 from metering.case import CaseError, settle_document
 from metering.ledger import AccountId, Balance, BrokenBooks, Code, Phase, Transfer, bounded, ledger_of, replay
 from metering.parameters import Registry, load_policies
 from metering.rule import Rule, load_rules
-from metering.schema import accounts, checkpoints, holds, prices, settlement_lines, settlements, transfers
+from metering.schema import accounts, holds, prices, settlement_lines, settlements, transfers
 from scheduler.clock import to_ms
+from scheduler.database import Database
 from scheduler.journal import head, rows, verify
 from scheduler.schema import job_events, jobs, lease_devices, leases, metadata, pools, usage_records
 
@@ -60,13 +63,14 @@ class Report:
 Broken = tuple[str, str]  # (record, problem)
 
 
-def audit(path: Path, *, parameters: Path | None = None) -> Report:
-    """Recompute everything in a SQLite database or in a JSON-lines export; checkpoint files beside it count.
+def audit(path: Path | str, *, parameters: Path | None = None) -> Report:
+    """Recompute everything in a SQLite database, a JSON-lines export or a PostgreSQL database (postgresql://...).
 
-    Raises NotAuditable with a reason when the file is neither.
+    Checkpoint files beside a file count. Raises NotAuditable with a reason when it is none of the three.
     """
     with _open(path) as tx:
-        files = [f for f in (path.parent / "checkpoints.jsonl",) if f.exists()]
+        beside = [] if _is_url(path) else [Path(path).parent / "checkpoints.jsonl"]
+        files = [f for f in beside if f.exists()]
         return audit_connection(tx, files, load_policies(parameters), load_rules())
 
 
@@ -91,6 +95,7 @@ def audit_connection(
         ("leases agree with their reservation", lambda: _leases(tx)),
         ("job states follow the story", lambda: _stories(tx)),
         ("pool prices are recorded prices", lambda: _prices(tx)),
+        *audit_programmes.laws(tx),
     ]
     found = []
     for law, check in laws:
@@ -113,35 +118,7 @@ def _chain(tx: Connection, table: Any) -> Broken | None:
 
 
 def _checkpoints(tx: Connection, files: Sequence[Path]) -> Broken | None:
-    known = [dict(row) for row in tx.execute(select(checkpoints).order_by(checkpoints.c.id)).mappings()]
-    for row in known:
-        heads = json.loads(row["heads"])
-        if digest(heads) != row["sha256"]:
-            return f"checkpoints:{row['id']}", "content does not match its hash"
-    claims = [(f"checkpoints:{row['id']}", json.loads(row["heads"])) for row in known]
-    for file in files:
-        for number, line in enumerate(checkpoint.read_file(file), start=1):
-            if digest(line["heads"]) != line["sha256"]:
-                return f"{file.name}:{number}", "content does not match its hash"
-            claims.append((f"{file.name}:{number}", line["heads"]))
-    wanted: dict[str, dict[int, tuple[str, str]]] = {}
-    for name, heads in claims:
-        for stream, (seq, tip) in heads.items():
-            if seq:
-                before = wanted.setdefault(stream, {}).setdefault(seq, (tip, name))
-                if before[0] != tip:
-                    return name, f"{stream}:{seq} has another hash than in {before[1]}"
-    for stream, claimed in sorted(wanted.items()):
-        table = checkpoint.STREAMS[stream]
-        stored = {
-            row.seq: row.hash for row in tx.execute(select(table.c.seq, table.c.hash).where(table.c.seq.in_(claimed)))
-        }
-        for seq, (tip, name) in sorted(claimed.items()):
-            if seq not in stored:
-                return f"{stream}:{seq}", f"record missing, but {name} saw it: the tail was removed"
-            if stored[seq] != tip:
-                return f"{stream}:{seq}", f"rewritten since {name}"
-    return None
+    return checkpoint.broken(tx, files)
 
 
 def _transfers(tx: Connection) -> Iterator[tuple[str, Transfer, Mapping[Any, Any]]]:
@@ -214,7 +191,8 @@ def _holds(tx: Connection) -> Broken | None:
     words = {"post": "posted", "void": "voided", "expire": "expired"}
     for row in tx.execute(select(holds)).mappings():
         name = f"holds:{row['lease']}:{row['year']}:{row['generation']}"
-        for kind in ("firm", "pool"):
+        contract = f"hold:{row['lease']}:{row['year']}:{row['generation']}:contract"
+        for kind in ("firm", "pool", *(("contract",) if contract in pending else ())):
             key = f"hold:{row['lease']}:{row['year']}:{row['generation']}:{kind}"
             if pending.pop(key, 0) != row["amount_fen"]:
                 return name, f"amount {row['amount_fen']} is not what transfer {key} holds"
@@ -315,24 +293,29 @@ def _usage(tx: Connection) -> Broken | None:
 
 
 def _posted(tx: Connection) -> Broken | None:
-    moved: dict[str, list[int]] = {}
-    signs = {Code.DRAW: (0, 1), Code.REVERSE_DRAW: (0, -1), Code.FEE: (1, 1), Code.REVERSE_FEE: (1, -1),
-             Code.SUBSIDY: (2, 1), Code.REVERSE_SUBSIDY: (2, -1)}  # fmt: skip
+    moved: dict[str, dict[str, int]] = {}
+    signs = {Code.DRAW: ("draw", 1), Code.REVERSE_DRAW: ("draw", -1), Code.FEE: ("fee", 1), Code.REVERSE_FEE: ("fee", -1),
+             Code.SUBSIDY: ("subsidy", 1), Code.REVERSE_SUBSIDY: ("subsidy", -1)}  # fmt: skip
     for _, transfer, _ in _transfers(tx):
         if transfer.job is None or transfer.code not in signs or transfer.phase not in (Phase.POSTED, Phase.POST):
             continue
-        slot, sign = signs[transfer.code]
-        moved.setdefault(transfer.job, [0, 0, 0])[slot] += sign * transfer.amount_fen
+        name, sign = signs[transfer.code]
+        room = transfer.debit if transfer.code is Code.DRAW else transfer.credit
+        if name == "draw":
+            name = "contract" if room.startswith("room:contract:") else room.split(":")[0]
+        sums = moved.setdefault(transfer.job, {})
+        sums[name] = sums.get(name, 0) + sign * transfer.amount_fen
     last = {row["job"]: row for row in rows(tx, settlements)}
     for job in sorted({*moved, *last}):
-        drawn, fee, subsidy = moved.get(job, [0, 0, 0])
         row = last.get(job)
         name = f"settlements:{row['seq']}" if row else f"jobs:{job}"
         deduction, payable = (row["deduction_fen"], row["payable_fen"]) if row else (0, 0)
-        if drawn != 2 * deduction:  # once from the firm's room and once from the pool
-            return name, f"{drawn} fen drawn from both rooms, {deduction} deducted"
-        if (fee, subsidy) != (payable, deduction):
-            return name, f"posted {fee} payable and {subsidy} subsidy, settled {payable} and {deduction}"
+        wanted = {"fee": payable, "subsidy": deduction, "room": deduction, "pool": deduction}
+        if "contract" in moved.get(job, {}):
+            wanted["contract"] = deduction
+        for what, fen in wanted.items():
+            if moved.get(job, {}).get(what, 0) != fen:
+                return name, f"{moved.get(job, {}).get(what, 0)} fen moved as {what}, {fen} settled"
     return None
 
 
@@ -407,7 +390,28 @@ class NotAuditable(Exception):
     """The file is neither a database of ours nor an export of one."""
 
 
-def _open(path: Path) -> Any:
+def _is_url(path: Path | str) -> bool:
+    return str(path).startswith(("postgresql://", "postgresql+psycopg://"))
+
+
+@contextmanager
+def _served(url: str) -> Iterator[Connection]:
+    database = Database(url)
+    try:
+        with database.read() as tx:
+            if not inspect(tx).has_table("transfers"):
+                raise NotAuditable(f"{database.engine.url!r}: a PostgreSQL database, but it has no table `transfers`")
+            yield tx
+    except OperationalError as problem:
+        raise NotAuditable(f"{database.engine.url!r}: {problem.orig}") from None
+    finally:
+        database.close()
+
+
+def _open(path: Path | str) -> Any:
+    if _is_url(path):
+        return _served(str(path))
+    path = Path(path)
     if not path.is_file():
         raise NotAuditable(f"{path}: no such file")
     with path.open("rb") as stream:
@@ -416,7 +420,9 @@ def _open(path: Path) -> Any:
         engine = create_engine(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true")
         if not inspect(engine).has_table("transfers"):
             raise NotAuditable(f"{path}: a SQLite database, but it has no table `transfers`; is it yisuan.db?")
-        return engine.connect()
+        connection = engine.connect()
+        connection.exec_driver_sql("BEGIN")  # one moment, though the platform may run on
+        return connection
     return _load_export(path)
 
 
@@ -433,7 +439,7 @@ def write_export(tx: Connection, file: Path) -> int:
     return count
 
 
-def export_database(path: Path, file: Path) -> int:
+def export_database(path: Path | str, file: Path) -> int:
     """Write the database at `path` as an export; NotAuditable if it is none."""
     with _open(path) as tx:
         return write_export(tx, file)

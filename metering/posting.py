@@ -39,7 +39,7 @@ from scheduler.usage import UsageKind
 if TYPE_CHECKING:
     from metering.budget import VoucherBudget
 
-SAMPLED_PERMILLE = 50  # a platform rule: one settlement in twenty is looked at whatever it says (metering.md §5.4)
+SAMPLING = "review.sampling"  # ‰ of settlements that are looked at whatever they say
 DRAWS, DRAWS_BACK = (Code.DRAW,), (Code.REVERSE_DRAW,)
 
 
@@ -74,7 +74,8 @@ def charge(budget: VoucherBudget, tx: Connection, job: str, now: datetime, *, fi
         if acts.state_of(tx, "settlement", before) != NONE:
             acts.must(tx, "settlement", before, "correct", now, body={"by": settlement})
         acts.must(tx, "settlement", settlement, "issue", now)
-        if review.sampled(settlement, SAMPLED_PERMILLE):
+        share = budget.policy.value_at(SAMPLING, now) if SAMPLING in budget.policy.parameters else None
+        if review.sampled(settlement, int(share or 0)):
             store.open_review(tx, code="SAMPLED", subject=settlement, facts={"job": job, "firm": firm}, now=now)
 
 

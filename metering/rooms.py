@@ -15,26 +15,30 @@ from metering.schema import accounts, holds
 from metering.year import year_start
 from scheduler.refusal import Refusal
 
-ALERTS_BP = (8000, 9500)  # design §5: every cap alerts at 80% and 95%
+ALERTS = {"alert.room_drawn.first": 8000, "alert.room_drawn.second": 9500}  # design §5: every cap alerts at 80% and 95%
 TAIL_DAYS = "compute_voucher.tail_settlement_days"
 
 
 def raise_alerts(tx: Connection, policy: Policy, now: datetime) -> int:
-    """A review item for every room of an open year whose held and drawn part has passed 80% or 95%; each once."""
-    used = accounts.c.debits_posted + accounts.c.debits_pending
+    """A review item for every room of an open year whose drawn part has passed a threshold; each once."""
+    thresholds = sorted(
+        int(policy.value_at(key, now) or default) for key, default in ALERTS.items() if key in policy.parameters
+    )
+    thresholds = thresholds or sorted(ALERTS.values())
+    used = accounts.c.debits_posted
     caps = or_(accounts.c.id.startswith("pool:"), accounts.c.id.startswith("room:"))
     query = select(accounts).where(
         accounts.c.bounded == 1,
         caps,
         accounts.c.credits_posted > 0,
-        used * 10_000 >= accounts.c.credits_posted * ALERTS_BP[0],
+        used * 10_000 >= accounts.c.credits_posted * thresholds[0],
     )
     found = 0
     for row in tx.execute(query).mappings():
         if row["id"].startswith("room:clearing:") or _closed(tx, row):
             continue
-        share = (row["debits_posted"] + row["debits_pending"]) * 10_000 // row["credits_posted"]
-        for threshold in ALERTS_BP:
+        share = row["debits_posted"] * 10_000 // row["credits_posted"]
+        for threshold in thresholds:
             if share >= threshold:
                 facts = {"room": row["id"], "share_bp": share, "cap_fen": row["credits_posted"], "policy": policy.id}
                 store.open_review(
@@ -61,8 +65,10 @@ def close_year(
 
     Refused before the year is over and its settlement tail has passed, and while a hold of the year is open.
     """
-    tail = policy.value_at(TAIL_DAYS, now) if TAIL_DAYS in policy.parameters else None
-    from_then = year_start(year + 1, policy.zone) + timedelta(days=int(tail or 0))
+    begun = year_start(year, policy.zone)
+    tail = policy.value_at(TAIL_DAYS, begun) if TAIL_DAYS in policy.parameters else None
+    days = tail if isinstance(tail, int) else 0  # "without_limit": only the decision to close ends it
+    from_then = year_start(year + 1, policy.zone) + timedelta(days=days)
     if now < from_then:
         return Refusal(code="YEAR_NOT_OVER", facts={"year": year, "not_before": from_then.date().isoformat()})
     open_holds = tx.execute(select(holds.c.lease).where(holds.c.year == year, holds.c.state == "held")).scalars().all()
