@@ -8,7 +8,21 @@ from fastapi import FastAPI
 
 from api.pages import router as pages
 from api.problems import install
-from api.routes import agents, events, jobs, money, public, zone
+from api.routes import (
+    agents,
+    clearing,
+    documents,
+    events,
+    explain,
+    jobs,
+    money,
+    papers,
+    policies,
+    programmes,
+    public,
+    usage_events,
+    zone,
+)
 from api.tailer import Tailer
 from api.wiring import Services
 
@@ -25,7 +39,21 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.tailer = Tailer(services.database)
     install(app)
-    for module in (public, jobs, events, zone, money, agents):
+    for module in (
+        public,
+        jobs,
+        events,
+        zone,
+        money,
+        documents,
+        agents,
+        policies,
+        usage_events,
+        explain,
+        papers,
+        clearing,
+        programmes,
+    ):
         app.include_router(module.routes)
     app.include_router(pages(services))
     return app

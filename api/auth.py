@@ -16,14 +16,16 @@ from api.problems import Problem
 from api.schema import api_keys, sessions
 from scheduler.clock import to_ms
 
-ROLES = ("provider", "firm", "operator", "finance", "auditor", "agent")
+ROLES = ("provider", "firm", "operator", "reviewer", "finance", "auditor", "agent")
 TENANT_ROLES = ("provider", "firm")
 SESSION = timedelta(hours=12)
 USED_EVERY_MS = 60_000  # last use is shown to the minute, so that reading does not become writing
 
-ZONE = frozenset({"operator", "finance", "auditor"})
+ZONE = frozenset({"operator", "reviewer", "finance", "auditor"})
 ALL = frozenset(ROLES)
 OPERATOR = frozenset({"operator"})
+PARTIES = frozenset({"firm", "provider"})
+DECIDE = frozenset({"operator", "reviewer", "finance"})
 # Who may use what; a route that is not here and not public answers nobody. The whole matrix is tested.
 ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/jobs"): frozenset({"firm"}),
@@ -55,11 +57,73 @@ ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/statements/jobs/{job}"): ZONE | {"firm"},
     ("GET", "/v1/statements/firms/{firm}"): ZONE | {"firm"},
     ("GET", "/v1/ledger"): ZONE,
+    ("GET", "/v1/ledger/proofs/{stream}/{seq}"): ZONE | {"firm"},
+    ("GET", "/v1/ledger/consistency"): ZONE | {"firm"},
+    ("GET", "/v1/explain"): ZONE | {"firm"},
+    ("GET", "/v1/documents/statements/jobs/{job}"): ZONE | {"firm"},
+    ("GET", "/v1/documents/statements/firms/{firm}"): ZONE | {"firm"},
+    ("GET", "/v1/documents/settlements/{settlement:path}"): ZONE | {"firm"},
+    ("GET", "/v1/documents/clearing/{batch}"): ZONE | {"provider"},
+    ("GET", "/v1/documents/subsidies/{application}"): ZONE | {"provider"},
+    ("GET", "/v1/exports/focus"): ZONE | {"firm"},
+    ("GET", "/v1/exports/beancount"): ZONE,
     ("GET", "/v1/reviews"): ZONE,
+    ("POST", "/v1/reviews/{item:path}/answers"): frozenset({"operator", "reviewer"}),
+    ("GET", "/v1/contracts"): ZONE | PARTIES,
+    ("GET", "/v1/contracts/{contract}"): ZONE | PARTIES,
+    ("POST", "/v1/contracts"): OPERATOR,
+    ("GET", "/v1/invoices"): ZONE | PARTIES,
+    ("POST", "/v1/invoices"): OPERATOR | PARTIES,
+    ("GET", "/v1/slips"): ZONE | PARTIES,
+    ("POST", "/v1/slips"): OPERATOR | PARTIES,
+    ("POST", "/v1/relations"): frozenset({"firm", "operator"}),
+    ("GET", "/v1/other-supports"): ZONE | {"firm"},
+    ("POST", "/v1/other-supports"): frozenset({"firm", "operator"}),
+    ("GET", "/v1/clearing/settlements/{settlement:path}"): ZONE | PARTIES,
+    ("POST", "/v1/clearing/verifications"): OPERATOR,
+    ("GET", "/v1/clearing"): ZONE | {"provider"},
+    ("GET", "/v1/clearing/{batch}"): ZONE | {"provider"},
+    ("POST", "/v1/clearing"): OPERATOR,
+    ("POST", "/v1/clearing/{batch}/acts"): DECIDE,
+    ("POST", "/v1/clearing/{batch}/payments"): frozenset({"finance"}),
+    ("POST", "/v1/clearing/{batch}/returns"): frozenset({"finance"}),
+    ("GET", "/v1/clawbacks"): ZONE | {"provider"},
+    ("POST", "/v1/clawbacks/{case:path}/acts"): DECIDE,
+    ("GET", "/v1/disputes"): ZONE | PARTIES,
+    ("POST", "/v1/disputes"): PARTIES,
+    ("POST", "/v1/disputes/{dispute:path}/acts"): OPERATOR | PARTIES,
+    ("POST", "/v1/refunds"): frozenset({"operator", "provider"}),
+    ("POST", "/v1/corrections"): OPERATOR,
+    ("GET", "/v1/programmes"): ALL,
+    ("POST", "/v1/programmes/{programme}/acts"): DECIDE,
+    ("POST", "/v1/vouchers/{firm}/acts"): frozenset({"operator", "reviewer"}),
+    ("POST", "/v1/firms/{firm}/eligibility"): frozenset({"operator", "reviewer", "firm"}),
+    ("POST", "/v1/years"): frozenset({"finance"}),
+    ("POST", "/v1/prices"): OPERATOR,
+    ("POST", "/v1/prices/{price:path}/acts"): frozenset({"reviewer"}),
+    ("POST", "/v1/pools/{pool}/listing"): frozenset({"operator", "provider"}),
+    ("GET", "/v1/subsidies"): ZONE | {"provider"},
+    ("GET", "/v1/subsidies/{project}"): ZONE | {"provider"},
+    ("POST", "/v1/subsidies"): frozenset({"provider"}),
+    ("POST", "/v1/subsidies/{project}/serials"): frozenset({"operator", "provider"}),
+    ("POST", "/v1/subsidies/{project}/acts"): DECIDE,
+    ("GET", "/v1/model-vouchers"): ZONE | {"firm"},
+    ("POST", "/v1/model-vouchers"): frozenset({"firm"}),
+    ("POST", "/v1/model-vouchers/{application}/acts"): DECIDE,
+    ("GET", "/v1/policies/cases"): ZONE,
+    ("GET", "/v1/policies/simulate"): ZONE,
     ("GET", "/v1/snapshot"): OPERATOR,
     ("POST", "/v1/keys"): OPERATOR,
     ("POST", "/v1/agents/heartbeat"): frozenset({"agent"}),
     ("POST", "/v1/agents/samples"): frozenset({"agent"}),
+    ("POST", "/v1/agents/enrolments"): frozenset({"operator", "provider"}),
+    ("GET", "/v1/agents/enrolments"): ZONE | {"provider"},
+    ("POST", "/v1/agents/keys/{key}/rotate"): frozenset({"agent"}),
+    ("POST", "/v1/agents/keys/{key}/revoke"): frozenset({"operator", "provider"}),
+    ("POST", "/v1/usage-events"): frozenset({"agent"}),
+    ("GET", "/v1/usage-events"): ZONE,
+    ("GET", "/v1/usage-events/quarantined"): ZONE,
+    ("POST", "/v1/usage-events/closed-streams"): OPERATOR,
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, String, Table, Text
 
-from metering import schema as _money  # noqa: F401 - the one metadata must know every table
+from metering import event_schema as _events  # noqa: F401 - the one metadata must know every table
+from metering import schema as _money  # noqa: F401
 from scheduler.schema import metadata
 
 api_keys = Table(

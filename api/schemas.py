@@ -106,7 +106,7 @@ class Fact(Body):
 
     subject_kind: Literal["firm", "site"]
     subject: Name
-    fact: Literal["eligible", "energy_review", "energy_report"]
+    fact: Annotated[str, Field(max_length=40)]
     start: Annotated[AwareDatetime, Field(alias="from", strict=False)]
     end: Annotated[AwareDatetime | None, Field(alias="to", strict=False)] = None
     evidence: dict[str, Any] = Field(default_factory=dict)
@@ -119,7 +119,7 @@ class Claim(Body):
 
 class Key(Body):
     name: Name
-    role: Literal["provider", "firm", "operator", "finance", "auditor", "agent"]
+    role: Literal["provider", "firm", "operator", "reviewer", "finance", "auditor", "agent"]
     tenant: str | None = None
 
 

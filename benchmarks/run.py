@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ALL = ("startup", "settle", "journal", "plan_scale")
+ALL = ("startup", "settle", "journal", "plan_scale", "postings", "events")
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ facts, and stopped by an open dispute.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from metering.ledger import (
     treasury_paid,
 )
 from metering.programme_schema import clearing_items, invoice_jobs, payments
-from metering.schema import firms, providers, settlement_lines, settlements
+from metering.schema import checkpoints, firms, providers, settlement_lines, settlements
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
 from scheduler.refusal import Refusal
@@ -196,17 +197,15 @@ def send_back(tx: Connection, batch: str, actor: Actor, reason: str, now: dateti
     return batch_document(tx, batch) or {}
 
 
-def approve(
-    tx: Connection, budget: VoucherBudget, batch: str, actor: Actor, now: datetime, *, merkle_root: str | None = None
-) -> dict[str, Any] | Refusal:
+def approve(tx: Connection, budget: VoucherBudget, batch: str, actor: Actor, now: datetime) -> dict[str, Any] | Refusal:
     """The batch may be paid: its money is approved in the books, in a room that can never be paid twice.
 
-    merkle_root: of the checkpoint sealed with the approval, None where nothing was sealed.
+    The caller seals the records last (seal_reason), so that the batch carries a root that left the building.
     """
     refusal = _still_clear(tx, budget, batch)
     if refusal is not None:
         return refusal
-    done = acts.act(tx, "clearing", batch, "approve", actor, now, body={"merkle_root": merkle_root})
+    done = acts.act(tx, "clearing", batch, "approve", actor, now)
     if isinstance(done, Refusal):
         return done
     items = _items(tx, batch)
@@ -364,7 +363,7 @@ def batch_document(tx: Connection, batch: str) -> dict[str, Any] | None:
         "items": [{**item, "firm_name": names.get(item["firm"])} for item in items],
         "totals": {key: sum(item[key] for item in items) for key in ("fee_fen", "deduction_fen", "payable_fen")},
         "left_fen": store.balance(tx, clearing_room(batch)).available,
-        "merkle_root": (acts.told(tx, "clearing", batch, "approve") or {}).get("merkle_root"),
+        "merkle_root": _sealed(tx, batch),
         "acts": [{key: step[key] for key in ("act", "by", "role", "at", "reason")} for step in story],
         "payments": [
             {
@@ -374,3 +373,15 @@ def batch_document(tx: Connection, batch: str) -> dict[str, Any] | None:
             for row in tx.execute(select(payments).where(payments.c.batch == batch).order_by(payments.c.seq)).mappings()
         ],
     }
+
+
+def seal_reason(batch: str) -> str:
+    """The reason under which the seal of a batch is kept."""
+    return f"clearing:{batch}"
+
+
+def _sealed(tx: Connection, batch: str) -> str | None:
+    """The root sealed when the batch was approved; None before, and where nobody sealed."""
+    query = select(checkpoints.c.heads).where(checkpoints.c.heads.like(f'%"reason":"{seal_reason(batch)}"%'))
+    text = tx.execute(query).scalar()
+    return str(json.loads(text)["merkle_root"]) if text is not None else None

@@ -51,9 +51,10 @@ def head(tx: Connection, stream: str) -> tuple[int, str]:
 
 def rows(tx: Connection, table: Table) -> Iterator[Mapping[str, Any]]:
     """Every record in chain order, streamed."""
-    result = tx.execution_options(yield_per=1000).execute(select(table).order_by(table.c.seq))
-    for row in result:
-        yield dict(row._mapping)
+    # On the statement, not on the connection: there it would stay, and PostgreSQL cannot stream what writes.
+    with tx.execute(select(table).order_by(table.c.seq), execution_options={"yield_per": 1000}) as result:
+        for row in result:
+            yield dict(row._mapping)
 
 
 def verify(tx: Connection, table: Table) -> Break | None:

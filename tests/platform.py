@@ -70,10 +70,16 @@ def job_text(
     )
 
 
-def make_platform(directory: Path, *, mark: str = "demo", policy: str = "net_cost", eligible: bool = True) -> Platform:
-    """Two nodes of eight Ascend910B3 at 20.00 and two of eight H800 at 18.00 yuan an hour; a firm with its right claimed."""
-    database = Database(f"sqlite:///{directory / 'yisuan.db'}")
-    metadata.create_all(database.engine)
+def make_platform(
+    directory: Path, *, mark: str = "demo", policy: str = "net_cost", eligible: bool = True, url: str | None = None
+) -> Platform:
+    """Two nodes of eight Ascend910B3 at 20.00 and two of eight H800 at 18.00 yuan an hour; a firm with its right claimed.
+
+    url: a migrated, empty database to use instead of a new SQLite one in `directory`.
+    """
+    database = Database(url or f"sqlite:///{directory / 'yisuan.db'}")
+    if url is None:
+        metadata.create_all(database.engine)
     clock = SetClock()
     registry = load_policies()
     budget = VoucherBudget(registry, load_rules(), load_origin_register(), POLICY)

@@ -1,4 +1,4 @@
-"""Money: voucher, statement, usage, policy."""
+"""Money: voucher, statement, usage."""
 
 from __future__ import annotations
 
@@ -128,25 +128,5 @@ def usage(output: Format = Output.TABLE) -> None:
         Column(key="start", title="column.start", shown=_moment),
         Column(key="end", title="column.end", shown=_moment),
         Column(key="price_fen_per_device_hour", title="column.price", shown=_money, number=True),
-    )
-    show(found, columns, output)
-
-
-def policy(
-    action: Annotated[str, typer.Argument(metavar="[show]", help="show is all there is.")] = "show",
-    output: Format = Output.TABLE,
-) -> None:
-    """Every policy that is loaded, with its status and the hash that statements carry. Public."""
-    if action != "show":
-        raise Failure(word("cli.policy.action", action=action), do="yisuan policy show", code=USAGE)
-    with connect("firm") as client:
-        found = list(client.items("/v1/policies"))
-    if output is not Output.TABLE:
-        show(found, tuple(Column(key=k, title=k) for k in ("id", "status", "bundle_sha256")), output)
-        return
-    columns = (
-        Column(key="id", title="column.policy"),
-        Column(key="status", title="column.status", shown=lambda value: word(f"policy.{value}")),
-        Column(key="bundle_sha256", title="column.bundle"),
     )
     show(found, columns, output)

@@ -156,10 +156,12 @@ def _settings(**given: Any) -> Settings:
 def _build(settings: Settings) -> Services:
     from filelock import Timeout
 
-    from api.wiring import WrongLedger, build
+    from api.wiring import AnotherLeads, WrongLedger, build
 
     try:
         return build(settings)
+    except AnotherLeads as problem:
+        raise Failure(word("cli.led"), why=str(problem), code=UNAVAILABLE) from None
     except Timeout as problem:
         raise Failure(word("cli.locked", path=str(settings.data_dir)), why=str(problem), code=UNAVAILABLE) from None
     except WrongLedger as problem:

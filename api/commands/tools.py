@@ -143,7 +143,8 @@ def progress(total: int, title: str) -> Iterator[Callable[[int], None] | None]:
 
 def audit(
     path: Annotated[
-        Path | None, typer.Argument(metavar="DATABASE|EXPORT", help="A SQLite database, or an export of one.")
+        str | None,
+        typer.Argument(metavar="DATABASE|EXPORT|URL", help="A SQLite database, an export, or postgresql://..."),
     ] = None,
     parameters: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Policy parameters instead of the built-in ones.")
@@ -168,7 +169,7 @@ def audit(
         if export is not None:
             export_database(path, export)
     except (NotAuditable, OSError) as problem:
-        raise Failure(word("cli.audit.unreadable", path=str(path)), why=str(problem), code=USAGE) from None
+        raise Failure(word("cli.audit.unreadable", path=path), why=str(problem), code=USAGE) from None
     if output in (Output.JSON, Output.YAML):
         emit(report.document(), output)
     else:

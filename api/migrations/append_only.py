@@ -11,10 +11,12 @@ def append_only(table: str) -> None:
     if op.get_bind().dialect.name == "postgresql":
         body = f"BEGIN RAISE EXCEPTION '{message}'; END"
         op.execute(f"CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+        # Per statement, so that TRUNCATE is one too; ALWAYS, so that a session in replica role is refused as well.
         op.execute(
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
-            f"FOR EACH ROW EXECUTE FUNCTION {table}_refuse()"
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse()"
         )
+        op.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_append_only")
         return
     for act in ("UPDATE", "DELETE"):
         op.execute(

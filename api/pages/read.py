@@ -13,7 +13,6 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from adapters.accelerator import Health, Origin, Source
 from adapters.catalog import Catalog
 from metering import standing
-from metering import store as money
 from metering.budget import VoucherBudget
 from metering.facts import holds_at
 from metering.ledger import pool_room

@@ -17,8 +17,9 @@ from api.idempotency import Posted
 from api.problems import Problem
 from api.routes.shared import Shared, found
 from api.wiring import Services
+from metering import standing
 from metering import store as money
-from metering.schema import firms, providers, reviews, sites
+from metering.schema import firms, providers, sites
 from scheduler import store, view
 from scheduler.codec import snapshot_document
 from scheduler.refusal import Refusal
@@ -201,6 +202,8 @@ def record_fact(body: schemas.Fact, once: Posted, services: Shared) -> Response:
     if body.end is not None and body.end < body.start:
         raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/to", "detail": "ends before it begins"}])
 
+    _known("/fact", body.fact, standing.KINDS[body.subject_kind])
+
     def act(tx: Connection) -> Any:
         found(
             queries.one(tx, firms if body.subject_kind == "firm" else sites, body.subject),
@@ -214,12 +217,6 @@ def record_fact(body: schemas.Fact, once: Posted, services: Shared) -> Response:
         return {"seq": number, "subject": body.subject, "fact": body.fact}
 
     return once.do(act)
-
-
-@routes.get("/v1/reviews")
-def list_reviews(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: ARG001 - zone roles see all
-    with services.database.read() as tx:
-        return _list(queries.rows(tx, reviews, {}))
 
 
 @routes.get("/v1/snapshot")

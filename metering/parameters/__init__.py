@@ -1,15 +1,14 @@
 """Parameters: policies as dated data, and the loader that refuses data it cannot trust.
 
-A folder of parameters has `registry.yaml`, one folder per policy and `origin/register.yaml`. A policy's
-folder has `policy.yaml`, `clauses.yaml`, `interpretations.yaml`, `notices.yaml`, and its values in every
-other `*.yaml`.
+A folder of parameters has `registry.yaml`, one folder per policy, `origin/register.yaml`, and what a higher level
+fixes in `overlays/*.yaml`. A policy's folder has `policy.yaml`, `clauses.yaml`, `interpretations.yaml`,
+`notices.yaml`, worked cases in `cases.yaml`, and its values in every other `*.yaml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,9 +17,10 @@ from zoneinfo import ZoneInfo
 from adapters.chain import digest
 from metering.facts import Interval, Timeline, timeline
 from metering.parameters import document
+from metering.parameters.clauses import read_clauses
 from metering.parameters.document import ParameterError
-from metering.parameters.kinds import KEYS, Kind, check_value
 from metering.parameters.origin import OriginRegister, OriginRow, load_origin_register
+from metering.parameters.overlay import load_overlays, shadowed
 from metering.parameters.policy import (
     FIRM_CAP,
     IN_FORCE,
@@ -30,6 +30,7 @@ from metering.parameters.policy import (
     Clause,
     Interpretation,
     Notice,
+    Overlay,
     Parameter,
     Policy,
     Registry,
@@ -37,6 +38,7 @@ from metering.parameters.policy import (
     UnknownParameter,
     UnknownPolicy,
 )
+from metering.parameters.rows import read_parameters
 from metering.year import local_year, year_start
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Notice",
     "OriginRegister",
     "OriginRow",
+    "Overlay",
     "Parameter",
     "ParameterError",
     "Policy",
@@ -58,8 +61,8 @@ __all__ = [
 
 HERE = Path(__file__).parent
 STATUSES = ("active", "awaiting_confirmation", "superseded")
-ROW_STATUSES = ("in_force", "awaiting_confirmation")
 NAMED = ("policy", "clauses", "interpretations", "notices")
+CASES = "cases"  # examples: read by tests, no part of what settles
 NEEDED = (IN_FORCE, RATE_DOMESTIC, RATE_FOREIGN, POOL, FIRM_CAP)
 
 
@@ -75,25 +78,44 @@ def load_policies(directory: Path | None = None) -> Registry:
     if (directory / "registry.yaml").is_file():
         return _registered(directory)
     if (directory / "policy.yaml").is_file():
-        policy = _policy(directory, None)
-        return Registry(MappingProxyType({policy.id: policy}))
+        registered = (directory.parent / "registry.yaml").is_file()
+        overlays = load_overlays(directory.parent, _levels(directory.parent)) if registered else ()
+        policy = _policy(directory, None, overlays)
+        return Registry(MappingProxyType({policy.id: policy}), overlays)
     raise ParameterError(directory, "", "holds neither registry.yaml nor policy.yaml")
 
 
 def _registered(directory: Path) -> Registry:
     listed = _listed(directory)
+    overlays = load_overlays(directory, _levels(directory))
+    for overlay in overlays:
+        for name in overlay.applies_to:
+            document.choice(directory / "overlays" / f"{overlay.id}.yaml", "applies_to", name, listed)
     found = {}
     for name, status in listed.items():
-        found[name] = _policy(directory / name, status)
+        found[name] = _policy(directory / name, status, overlays)
     for folder in sorted(path.parent for path in directory.glob("*/policy.yaml")):
         if folder.name not in found:
             raise ParameterError(directory / "registry.yaml", "policies", f"folder {folder.name!r} is not listed")
-    return Registry(MappingProxyType(found))
+    return Registry(MappingProxyType(found), overlays)
+
+
+def _levels(directory: Path) -> tuple[str, ...]:
+    """The levels above the zone, highest first, as registry.yaml declares them."""
+    file = directory / "registry.yaml"
+    levels = _head(file).get("precedence", [])
+    if levels == []:
+        return ()
+    return tuple(document.text(file, "precedence", level) for level in document.sequence(file, "precedence", levels))
+
+
+def _head(file: Path) -> dict[str, Any]:
+    return document.mapping(file, "", document.read(file), required=("policies",), optional=("precedence",))
 
 
 def _listed(directory: Path) -> dict[str, str]:
     file = directory / "registry.yaml"
-    head = document.mapping(file, "", document.read(file), required=("policies",))
+    head = _head(file)
     listed: dict[str, str] = {}
     for index, item in enumerate(document.sequence(file, "policies", head["policies"])):
         where = f"policies[{index}]"
@@ -105,7 +127,7 @@ def _listed(directory: Path) -> dict[str, str]:
     return listed
 
 
-def _policy(folder: Path, status: str | None) -> Policy:
+def _policy(folder: Path, status: str | None, overlays: Sequence[Overlay]) -> Policy:
     files = _files(folder)
     contents = {file.stem: document.read(file) for file in files}
     file = folder / "policy.yaml"
@@ -122,14 +144,16 @@ def _policy(folder: Path, status: str | None) -> Policy:
     elif name != folder.name:
         raise ParameterError(file, "id", f"{name!r} in the folder {folder.name!r}")
     zone = _zone(file, head["zone"])
-    clauses = _clauses(folder / "clauses.yaml", contents["clauses"])
-    parameters: dict[str, Parameter] = {}
+    clauses = read_clauses(folder / "clauses.yaml", "", contents["clauses"])
+    own: dict[str, Parameter] = {}
     for file in files:
         if file.stem not in NAMED:
-            for parameter in _parameters(file, contents[file.stem], name, clauses, zone):
-                if parameter.key in parameters:
+            for parameter in read_parameters(file, "", contents[file.stem], name, clauses, zone):
+                if parameter.key in own:
                     raise ParameterError(file, parameter.key, "is defined twice in this policy")
-                parameters[parameter.key] = parameter
+                own[parameter.key] = parameter
+    above = tuple(overlay for overlay in overlays if name in overlay.applies_to)
+    parameters, clauses = shadowed(folder, own, clauses, above)
     in_force, years = _term(folder, status, parameters, zone)
     policy_file = folder / "policy.yaml"
     return Policy(
@@ -140,7 +164,10 @@ def _policy(folder: Path, status: str | None) -> Policy:
         status=status,
         zone=zone,
         text_sha256=_text_sha256(policy_file, head["text_sha256"], status),
+        issuer=document.text(policy_file, "issuer", head["issuer"]),
         parameters=MappingProxyType(parameters),
+        own=MappingProxyType(own),
+        overlays=above,
         clauses=MappingProxyType(clauses),
         interpretations=_interpretations(folder / "interpretations.yaml", contents["interpretations"], clauses),
         notices=_notices(folder / "notices.yaml", contents["notices"], zone),
@@ -148,7 +175,7 @@ def _policy(folder: Path, status: str | None) -> Policy:
         years=years,
         pool_fen=_by_year(parameters[POOL], years, zone),
         firm_cap_fen=_by_year(parameters[FIRM_CAP], years, zone),
-        bundle_sha256=_bundle_sha256(folder, contents),
+        bundle_sha256=_bundle_sha256(folder, contents, above),
     )
 
 
@@ -160,7 +187,7 @@ def _files(folder: Path) -> list[Path]:
     for name in NAMED:
         if not (folder / f"{name}.yaml").is_file():
             raise ParameterError(folder / f"{name}.yaml", "", "is missing")
-    return sorted(folder.glob("*.yaml"))
+    return [file for file in sorted(folder.glob("*.yaml")) if file.stem != CASES]
 
 
 def _zone(file: Path, value: Any) -> ZoneInfo:
@@ -176,18 +203,6 @@ def _text_sha256(file: Path, value: Any, status: str) -> str | None:
     found = document.text(file, "text_sha256", value)
     if len(found) != 64 or set(found) - set("0123456789abcdef"):
         raise ParameterError(file, "text_sha256", f"{value!r} is not 64 hexadecimal digits")
-    return found
-
-
-def _clauses(file: Path, value: Any) -> dict[str, Clause]:
-    found: dict[str, Clause] = {}
-    for index, item in enumerate(document.sequence(file, "", value)):
-        where = f"[{index}]"
-        document.mapping(file, where, item, required=("number", "gist_zh", "gist_en"))
-        clause = Clause(**{key: document.text(file, f"{where}.{key}", item[key]) for key in item})
-        if clause.number in found:
-            raise ParameterError(file, f"{where}.number", f"{clause.number!r} is there twice")
-        found[clause.number] = clause
     return found
 
 
@@ -228,61 +243,13 @@ def _notices(file: Path, value: Any, zone: ZoneInfo) -> tuple[Notice, ...]:
     return tuple(found)
 
 
-def _parameters(file: Path, value: Any, policy: str, clauses: Mapping[str, Clause], zone: ZoneInfo) -> list[Parameter]:
-    found = []
-    for index, item in enumerate(document.sequence(file, "", value)):
-        document.mapping(file, f"[{index}]", item, required=("key", "unit", "values"), optional=("note",))
-        key = document.choice(file, f"[{index}].key", item["key"], KEYS)
-        kind = KEYS[key]
-        document.choice(file, f"{key}.unit", item["unit"], (kind.unit,))
-        rows = [
-            _row(file, f"{key}.values[{number}]", row, kind, policy, clauses, zone)
-            for number, row in enumerate(document.sequence(file, f"{key}.values", item["values"]))
-        ]
-        rows.sort(key=lambda row: row.start)
-        for before, after in pairwise(rows):
-            if before.end is None or before.end > after.start:
-                raise ParameterError(file, key, f"two values hold from {after.start.astimezone(zone).isoformat()}")
-            if before.end < after.start:
-                until = after.start.astimezone(zone).isoformat()
-                raise ParameterError(file, key, f"no value from {before.end.astimezone(zone).isoformat()} to {until}")
-        found.append(Parameter(key, kind.unit, tuple(rows)))
-    return found
-
-
-def _row(
-    file: Path, where: str, item: Any, kind: Kind, policy: str, clauses: Mapping[str, Clause], zone: ZoneInfo
-) -> Row:
-    fields = ("valid_from", "valid_to", "value", "refs", "status", "recorded_at")
-    document.mapping(file, where, item, required=fields, optional=("note",))
-    start = document.moment(file, f"{where}.valid_from", item["valid_from"], zone)
-    end = None if item["valid_to"] is None else document.moment(file, f"{where}.valid_to", item["valid_to"], zone)
-    if end is not None and end <= start:
-        raise ParameterError(file, f"{where}.valid_to", f"{item['valid_to']!r} is not after {item['valid_from']!r}")
-    if kind.yearly:
-        for name, at in (("valid_from", start), ("valid_to", end)):
-            if at is None or at != year_start(local_year(at, zone), zone):
-                raise ParameterError(file, f"{where}.{name}", f"{item[name]!r} is not the first day of a year")
-    numbers = []
-    for number, ref in enumerate(document.sequence(file, f"{where}.refs", item["refs"])):
-        cited = f"{where}.refs[{number}]"
-        document.mapping(file, cited, ref, required=("policy", "clause"))
-        document.choice(file, f"{cited}.policy", ref["policy"], (policy,))
-        numbers.append(document.choice(file, f"{cited}.clause", ref["clause"], clauses))
-    return Row(
-        start=start,
-        end=end,
-        value=check_value(file, f"{where}.value", item["value"], kind),
-        clauses=tuple(numbers),
-        status=document.choice(file, f"{where}.status", item["status"], ROW_STATUSES),
-        recorded_at=document.day(file, f"{where}.recorded_at", item["recorded_at"]),
-    )
-
-
 def _term(
     folder: Path, status: str, parameters: Mapping[str, Parameter], zone: ZoneInfo
 ) -> tuple[Timeline, tuple[int, ...]]:
-    """When the policy holds and the local years it touches, each with its rates, pool and cap."""
+    """When the policy holds and the local years it touches, each with its rates, pool and cap.
+
+    A term without end, which an active policy cannot have, is taken to end with the last year that has a pool.
+    """
     for key in NEEDED:
         if key not in parameters:
             raise ParameterError(folder, key, "is missing")
@@ -303,7 +270,7 @@ def _term(
         for year in years:
             if parameters[key].row_at(year_start(year, zone)) is None:
                 raise ParameterError(folder, key, f"has no value for the year {year}, which is in force")
-    return timeline(Interval(start=row.start, end=row.end) for row in term), years
+    return timeline(Interval(start=row.start, end=row.end or end) for row in term), years
 
 
 def _by_year(parameter: Parameter, years: tuple[int, ...], zone: ZoneInfo) -> Mapping[int, int]:
@@ -311,8 +278,12 @@ def _by_year(parameter: Parameter, years: tuple[int, ...], zone: ZoneInfo) -> Ma
     return MappingProxyType({year: int(row.value) for year, row in rows.items() if row is not None})
 
 
-def _bundle_sha256(folder: Path, contents: Mapping[str, Any]) -> str:
+def _bundle_sha256(folder: Path, contents: Mapping[str, Any], overlays: Sequence[Overlay]) -> str:
+    """Of the policy's files, and of the overlays that apply to it, if any do."""
+    bundle = dict(contents)
+    if overlays:
+        bundle["overlays/"] = [document.read(folder.parent / "overlays" / f"{one.id}.yaml") for one in overlays]
     try:
-        return digest(dict(contents))
+        return digest(bundle)
     except (TypeError, ValueError) as problem:
         raise ParameterError(folder, "", f"has a value with no canonical form: {problem}") from problem

@@ -21,13 +21,15 @@ from metering.parameters.policy import CLAIM_MODE, FIRM_CAP, IN_FORCE, POOL, RAT
 class Kind:
     """unit: said in the file and checked.
 
-    yearly: rows are whole local years. options: for values that are words.
+    yearly: rows are whole local years. options: for values that are words; words beside the numbers of another unit.
     """
 
     unit: str
     yearly: bool = False
     options: tuple[str, ...] = ()
 
+
+PERMILLE = 1000
 
 _RATE = Kind(unit="basis_point")
 _FEN = Kind(unit="fen")
@@ -42,6 +44,9 @@ KEYS: Mapping[str, Kind] = MappingProxyType(
         FIRM_CAP: _FEN_PER_YEAR,
         CLAIM_MODE: Kind(unit="word", options=("draw_right", "tranche")),
         "compute_voucher.review_required": Kind(unit="boolean"),
+        "compute_voucher.cap_subject": Kind(unit="word", options=("credit_code", "linked_firms")),
+        "compute_voucher.refill": Kind(unit="word", options=("reissue", "lapse")),
+        "compute_voucher.tail_settlement_days": Kind(unit="day", options=("without_limit",)),
         "server_subsidy.rate_ceiling": _RATE,
         "server_subsidy.project_cap": _FEN,
         "server_subsidy.listing_required": Kind(unit="boolean"),
@@ -50,12 +55,17 @@ KEYS: Mapping[str, Kind] = MappingProxyType(
         "model_voucher.firm_cap": _FEN,
         "model_voucher.firm_cap_period": Kind(unit="word", options=("open", "year", "term")),
         "eligibility.clean_record": Kind(unit="year"),
+        "alert.room_drawn.first": _RATE,
+        "alert.room_drawn.second": _RATE,
+        "review.sampling": Kind(unit="permille"),
     }
 )
 
 
 def check_value(file: Path, where: str, value: Any, kind: Kind) -> int | bool | str:
     """The value, when it is one that its unit allows; ParameterError otherwise."""
+    if isinstance(value, str) and value in kind.options:
+        return value
     match kind.unit:
         case "boolean":
             if value is not True and value is not False:
@@ -65,5 +75,7 @@ def check_value(file: Path, where: str, value: Any, kind: Kind) -> int | bool | 
             return document.choice(file, where, value, kind.options)
         case "basis_point":
             return document.whole(file, where, value, largest=BASIS_POINTS)
+        case "permille":
+            return document.whole(file, where, value, largest=PERMILLE)
         case _:
             return document.whole(file, where, value)

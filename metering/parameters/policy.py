@@ -21,11 +21,18 @@ RATE_FOREIGN = "compute_voucher.rate_ceiling.foreign"
 POOL = "compute_voucher.pool"
 FIRM_CAP = "compute_voucher.firm_cap"
 CLAIM_MODE = "compute_voucher.claim_mode"
+PROPOSED, WITHDRAWN, AWAITING = "proposed", "withdrawn", "awaiting_confirmation"
+PLATFORM_DEFAULT = "platform default, to be confirmed"
+UNANSWERED = ("open", "undecided")  # options that say that a question has no answer yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One value over [start, end), end None = open; the clauses it rests on; when it was written down."""
+    """One value over [start, end), end None = open; the clauses it rests on; when it was written down and by whom.
+
+    recorded_by, approved_by: roles, never the same one; None while nobody did. withdrawn_at: the day from which a
+    withdrawn value is no longer held to be true. source: id of the policy or overlay that says it.
+    """
 
     start: datetime
     end: datetime | None
@@ -33,15 +40,29 @@ class Row:
     clauses: tuple[str, ...]
     status: str
     recorded_at: str
+    recorded_by: str | None = None
+    approved_by: str | None = None
+    withdrawn_at: str | None = None
+    source: str = ""
+    note: str | None = None
+
+    def holds_at(self, at: datetime) -> bool:
+        """Whether the instant lies in [start, end)."""
+        return self.start <= at and (self.end is None or at < self.end)
+
+    def known_on(self, day: str) -> bool:
+        """Whether on that day (yyyy-mm-dd) the value was written down and not yet withdrawn."""
+        return self.recorded_at <= day and (self.withdrawn_at is None or day < self.withdrawn_at)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One key's rows: sorted, touching, without overlap."""
+    """One key's rows: sorted, touching, without overlap. set_aside: rows proposed or withdrawn, which settle nothing."""
 
     key: str
     unit: str
     rows: tuple[Row, ...]
+    set_aside: tuple[Row, ...] = ()
     _starts: tuple[datetime, ...] = field(init=False, repr=False, compare=False)
     _edges: tuple[datetime, ...] = field(init=False, repr=False, compare=False)
 
@@ -59,6 +80,12 @@ class Parameter:
         row = self.rows[index]
         return row if row.end is None or at < row.end else None
 
+    def row_known(self, at: datetime, known_on: str) -> Row | None:
+        """The row that on the day `known_on` was held to cover the instant; of several the one written down last."""
+        once = [*self.rows, *(row for row in self.set_aside if row.status == WITHDRAWN)]
+        found = [row for row in once if row.holds_at(at) and row.known_on(known_on)]
+        return max(found, key=lambda row: row.recorded_at, default=None)
+
     def edges_within(self, start: datetime, end: datetime) -> tuple[datetime, ...]:
         """Where the value may change strictly between start and end."""
         return self._edges[bisect_right(self._edges, start) : bisect_left(self._edges, end)]
@@ -66,11 +93,15 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clause:
-    """A clause by its number in the official text, with our own gist of it; the text itself is not kept."""
+    """A clause by its number in the official text, with our own gist of it; the text itself is not kept.
+
+    platform: a rule of the platform, which no notice contains; its number begins with P.
+    """
 
     number: str
     gist_zh: str
     gist_en: str
+    platform: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +118,16 @@ class Interpretation:
     clauses: tuple[str, ...]
     note: str | None
 
+    @property
+    def answered(self) -> bool:
+        """False while the option in use says that there is no answer."""
+        return self.chosen not in UNANSWERED
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether somebody entitled to interpret the notice gave the answer, and not the platform by default."""
+        return self.answered and self.decided_by != PLATFORM_DEFAULT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
@@ -99,13 +140,31 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """What a higher level (city, nation) fixes and a zone's policy then follows, from a date (clause 4.3).
+
+    level: one of the registry's precedence. applies_to: ids of policies. parameters: only the keys it shadows.
+    """
+
+    id: str
+    number: str
+    title_zh: str
+    title_en: str
+    issuer: str
+    level: str
+    applies_to: tuple[str, ...]
+    clauses: Mapping[str, Clause]
+    parameters: Mapping[str, Parameter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """A notice of the zone. Every value of it has a date, a unit and a clause.
 
     status: active | awaiting_confirmation | superseded; only an active one settles. zone: whose midnight
     local dates use. text_sha256: of the official text, None while nobody has seen the whole of it. pool_fen,
-    firm_cap_fen: fen by local year. years: the local years in force. bundle_sha256: of the canonical JSON of
-    all its files.
+    firm_cap_fen: fen by local year. years: the local years in force. parameters: as they hold, overlays included; own:
+    as the policy's own files say them. bundle_sha256: of the canonical JSON of all its files and overlays.
     """
 
     id: str
@@ -115,7 +174,10 @@ class Policy:
     status: str
     zone: ZoneInfo
     text_sha256: str | None
+    issuer: str
     parameters: Mapping[str, Parameter]
+    own: Mapping[str, Parameter]
+    overlays: tuple[Overlay, ...]
     clauses: Mapping[str, Clause]
     interpretations: tuple[Interpretation, ...]
     notices: tuple[Notice, ...]
@@ -138,14 +200,17 @@ class Policy:
         row = self.rate_rows(origin).row_at(at)
         return None if row is None else int(row.value)
 
-    def value_at(self, key: str, at: datetime) -> int | bool | str | None:
+    def value_at(self, key: str, at: datetime, known_at: datetime | None = None) -> int | bool | str | None:
         """A parameter's value at the instant; None where no row holds.
 
-        UnknownParameter for a key it does not have.
+        known_at: as it was known then, by the days on which rows were recorded and withdrawn; today's knowledge
+        without it. UnknownParameter for a key it does not have.
         """
         if key not in self.parameters:
             raise UnknownParameter(f"{self.id} has no parameter {key!r}{nearest(key, self.parameters)}")
-        row = self.parameters[key].row_at(at)
+        parameter = self.parameters[key]
+        day = None if known_at is None else known_at.astimezone(self.zone).date().isoformat()
+        row = parameter.row_at(at) if day is None else parameter.row_known(at, day)
         return None if row is None else row.value
 
 
@@ -159,9 +224,10 @@ class UnknownPolicy(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Every policy loaded, by id."""
+    """Every policy loaded, by id. overlays: every one there is, highest level first."""
 
     policies: Mapping[str, Policy]
+    overlays: tuple[Overlay, ...] = ()
 
     def policy(self, id: str) -> Policy:  # noqa: A002 - the word of the format
         """The policy of this id; UnknownPolicy names the nearest that exists."""

@@ -66,16 +66,19 @@ class Service:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Service]:
-    """Two firms with their right claimed, two pools of two simulated nodes, enrolled through the routes."""
+def running(directory: Path, url: str = "") -> Iterator[Service]:
+    """Two firms with their right claimed, two pools of two simulated nodes, enrolled through the routes.
+
+    url: a database to use instead of a new SQLite one in `directory`.
+    """
     clock = SetClock()
     backend = ScriptedBackend(clock)
-    settings = Settings(data_dir=directory / "data", ledger="demo")
+    settings = Settings(data_dir=directory / "data", ledger="demo", database_url=url)
     services = build(settings, clock=clock, backends={"local": backend})
     service = Service(services, TestClient(create_app(services)), clock, backend)
     tenants = {"provider": PROVIDER, "firm": FIRM, "other": OTHER}
     with services.database.write() as tx:
-        for name in ("provider", "firm", "other", "operator", "finance", "auditor", "agent"):
+        for name in ("provider", "firm", "other", "operator", "reviewer", "finance", "auditor", "agent"):
             role = "firm" if name == "other" else name
             service.keys[name] = mint_key(tx, name=name, role=role, tenant=tenants.get(name), now=clock.now())
     enrol(service)

@@ -23,8 +23,8 @@ from scheduler.schema import CHAINED as WORK
 from scheduler.schema import jobs, metadata, samples
 from tests.api.service import FIRM, JOB, OTHER, PROVIDER, Service, running
 
-PUBLIC = {"/v1/listings", "/v1/listings/{listing}", "/v1/listings/{listing}/history", "/v1/capacity", "/v1/policies",
-          "/v1/benchmarks"}  # fmt: skip
+PUBLIC = {"/v1/agents/keys", "/v1/listings", "/v1/listings/{listing}", "/v1/listings/{listing}/history", "/v1/capacity", "/v1/policies",
+          "/v1/policies/{policy}", "/v1/policies/{policy}/diff/{other}", "/v1/benchmarks"}  # fmt: skip
 
 
 def routes_of(service: Service) -> set[tuple[str, str]]:

@@ -25,11 +25,15 @@ from metering.parameters import (
     load_origin_register,
     load_policies,
 )
+from metering.parameters.description import difference, warnings
+from metering.parameters.policy import RATE_DOMESTIC
 from tests.metering.cases import POLICY, REGISTRY, RULES, case, cases, entry
 
 SHIPPED = Path(metering.parameters.__file__).parent
 MID_2025 = datetime(2025, 6, 1, tzinfo=UTC)
 VOUCHER = f"{POLICY}/compute_voucher.yaml"
+TERM, HEAD, ANSWERS = (f"{POLICY}/{name}.yaml" for name in ("term", "policy", "interpretations"))
+Settle = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture
@@ -74,7 +78,8 @@ def test_the_notice_in_force_has_the_numbers_of_its_clauses() -> None:
         10_000_000_000,
         500_000_000,
     )
-    assert {"2.1.1", "2.1.2", "2.4.7", "4.1", "4.2", "4.3", "4.4"} == set(policy.clauses)
+    written = {number for number, clause in policy.clauses.items() if not clause.platform}
+    assert {"2.1.1", "2.1.2", "2.4.7", "4.1", "4.2", "4.3", "4.4"} == written
 
 
 @pytest.mark.parametrize(
@@ -211,29 +216,30 @@ def test_a_rate_that_changes_cuts_the_line_and_one_that_stays_does_not(copy: Pat
 
 
 @pytest.fixture(scope="module")
-def changed(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """The domestic rate is 1% from 1 January 2026 on."""
-    return split(Path(shutil.copytree(SHIPPED, tmp_path_factory.mktemp("changed") / "p")), "2026-01-01", 100)
+def settled_after(tmp_path_factory: pytest.TempPathFactory) -> Settle:
+    """Settles under parameters in which the domestic rate is 1% from 1 January 2026 on."""
+    changed = split(Path(shutil.copytree(SHIPPED, tmp_path_factory.mktemp("changed") / "p")), "2026-01-01", 100)
+    return lambda found: settled(found, changed)
 
 
 @settings(max_examples=40)
 @given(found=cases())
 def test_changing_a_parameter_from_a_date_on_leaves_every_settlement_before_it_byte_identical(
-    changed: Registry, found: dict[str, Any]
+    settled_after: Settle, found: dict[str, Any]
 ) -> None:
     early = [
         one for one in found["usage"] if datetime.fromisoformat(one["end"]) <= datetime(2025, 12, 31, 16, tzinfo=UTC)
     ]
     before = {**settled({**found, "usage": early}, REGISTRY), "bundle_sha256": ""}
-    after = {**settled({**found, "usage": early}, changed), "bundle_sha256": ""}
+    after = {**settled_after({**found, "usage": early}), "bundle_sha256": ""}
 
     assert json.dumps(before) == json.dumps(after)
 
 
-def test_the_change_is_felt_from_its_first_millisecond(changed: Registry) -> None:
+def test_the_change_is_felt_from_its_first_millisecond(settled_after: Settle) -> None:
     found = case(entry(start="2025-12-31T23:59:59.999+08:00", end="2026-01-01T00:00:00.001+08:00"))
 
-    assert [line["rate_bp"] for line in settled(found, changed)["lines"]] == [4000, 100]
+    assert [line["rate_bp"] for line in settled_after(found)["lines"]] == [4000, 100]
 
 
 def test_an_earlier_end_is_one_change(copy: Path) -> None:
@@ -252,9 +258,108 @@ def test_another_year_s_pool_is_one_change(copy: Path) -> None:
     assert settled(case(entry()), load_policies(copy))["totals"]["deduction_fen"] == 399
 
 
+# --- proposed, withdrawn, known then --------------------------------------------------------------------------------
+
+CORRECTED = """  - valid_from: 2024-03-28
+    valid_to: 2027-04-01
+    value: 4100
+    refs: [{policy: etown-2024-10, clause: "2.1.1"}]
+    status: withdrawn
+    recorded_at: 2026-11-20
+    withdrawn_at: 2026-11-23
+  - valid_from: 2027-01-01
+    valid_to: null
+    value: 4500
+    refs: [{policy: etown-2024-10, clause: "2.1.1"}]
+    status: proposed
+    recorded_at: 2026-11-23
+"""
+
+
+def test_what_is_proposed_or_withdrawn_settles_nothing(copy: Path) -> None:
+    changed = load_policies(edit(copy, VOUCHER, WHOLE, CORRECTED + WHOLE))
+    late = entry(start="2027-02-01T00:00:00+08:00", end="2027-02-01T01:00:00+08:00")
+
+    assert [line["deduction_fen"] for line in settled(case(entry(), late), changed)["lines"]] == [400, 400]
+    assert {row.status for row in changed.policy(POLICY).parameters[RATE_DOMESTIC].set_aside} == {
+        "proposed",
+        "withdrawn",
+    }
+    assert {"code": "VALUES_PROPOSED", "facts": {"count": 1}} in warnings(changed.policy(POLICY))
+
+
+@pytest.mark.parametrize(
+    ("known_at", "value"),
+    [
+        ("2026-11-19T23:59:59+08:00", None),
+        ("2026-11-20T00:00:00+08:00", 4100),
+        ("2026-11-22T23:59:59+08:00", 4100),
+        ("2026-11-23T00:00:00+08:00", 4000),
+        ("2030-01-01T00:00:00+08:00", 4000),
+        (None, 4000),
+    ],
+)
+def test_a_value_is_asked_as_it_was_known_then(copy: Path, known_at: str | None, value: int | None) -> None:
+    policy = load_policies(edit(copy, VOUCHER, WHOLE, CORRECTED + WHOLE)).policy(POLICY)
+    then = None if known_at is None else datetime.fromisoformat(known_at)
+
+    assert policy.value_at(RATE_DOMESTIC, MID_2025, then) == value
+
+
+def test_every_value_that_settles_was_recorded_by_one_and_approved_by_another() -> None:
+    for parameter in REGISTRY.policy(POLICY).parameters.values():
+        for row in parameter.rows:
+            assert row.recorded_by
+            assert row.approved_by
+            assert row.recorded_by != row.approved_by
+
+
+def test_a_rule_of_the_platform_is_not_passed_off_as_the_notice_s() -> None:
+    policy = REGISTRY.policy(POLICY)
+    platform = {number for number, clause in policy.clauses.items() if clause.platform}
+    resting = {key for key, one in policy.parameters.items() if set(one.rows[0].clauses) & platform}
+
+    assert {
+        *("alert.room_drawn.first", "alert.room_drawn.second", "review.sampling", "compute_voucher.cap_subject"),
+        *("compute_voucher.refill", "compute_voucher.tail_settlement_days"),
+    } == resting
+    assert [policy.value_at(f"alert.room_drawn.{name}", MID_2025) for name in ("first", "second")] == [8000, 9500]
+
+
+def test_a_question_without_an_answer_is_a_warning_until_it_has_one(copy: Path) -> None:
+    def open_questions(registry: Registry) -> list[str]:
+        return [w["facts"]["id"] for w in warnings(registry.policy(POLICY)) if w["code"] == "INTERPRETATION_UNANSWERED"]
+
+    changed = load_policies(edit(copy, ANSWERS, "chosen: open", "chosen: term"))
+    assert open_questions(REGISTRY) == ["model_voucher_firm_cap_period", "model_voucher_scope"]
+    assert open_questions(changed) == ["model_voucher_scope"]
+
+
+def test_two_notices_differ_where_their_clauses_do() -> None:
+    """29号: one rate after review; the same pool and cap; nothing of its other programmes has been seen."""
+    found = difference(REGISTRY.policy(POLICY), REGISTRY.policy("etown-2024-29"))
+    rates = [(r["from"], r["to"], r["a"], r["b"]) for r in found["parameters"] if r["key"] == RATE_DOMESTIC]
+
+    assert rates == [
+        ("2024-03-28", "2024-11-24", 4000, None),
+        ("2024-11-24", "2027-04-01", 4000, 3000),
+        ("2027-04-01", None, None, 3000),
+    ]
+    assert found["same"] == ["compute_voucher.firm_cap", "compute_voucher.pool"]
+    assert {"id": "undetermined_origin", "a": "foreign", "b": "same_rate"}.items() <= next(
+        q for q in found["interpretations"] if q["id"] == "undetermined_origin"
+    ).items()
+
+
+def test_a_policy_does_not_differ_from_itself() -> None:
+    for policy in REGISTRY.policies.values():
+        found = difference(policy, policy)
+        assert (found["parameters"], found["interpretations"]) == ([], [])
+        assert found["same"] == sorted(policy.parameters)
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
-TERM, HEAD, ANSWERS = (f"{POLICY}/{name}.yaml" for name in ("term", "policy", "interpretations"))
 FIRST, LAST = "{valid_from: 2024-01-01", "{valid_from: 2027-01-01, valid_to: 2028-01-01"
 REFS = 'refs: [{policy: etown-2024-10, clause: "2.1.1"}]'
 
@@ -313,6 +418,43 @@ REFUSED: list[tuple[str, str, str, str, str]] = [
     ("a notice without a date", f"{POLICY}/notices.yaml", ": 2024-11-24", ": soon", "'soon'"),
     ("a status that is none", "registry.yaml", "status: active", "status: activ", "nearest is 'active'"),
     ("a policy listed twice", "registry.yaml", "etown-2024-29", "etown-2024-10", "listed twice"),
+    (
+        "one person for both",
+        VOUCHER,
+        "approved_by: zone-legal",
+        "approved_by: Zone-Operator",
+        "another one approves it",
+    ),
+    ("a nameless person", VOUCHER, "approved_by: zone-legal", 'approved_by: ""', "is not text"),
+    (
+        "an approval without a record",
+        VOUCHER,
+        "    recorded_by: zone-operator\n    approved_by: zone-legal",
+        '    recorded_by: null\n    approved_by: ""',
+        "is not text",
+    ),
+    ("a withdrawal without a day", VOUCHER, "status: in_force", "status: withdrawn", "needs the day"),
+    (
+        "a day of withdrawal for nothing",
+        VOUCHER,
+        "    status: in_force",
+        "    withdrawn_at: 2026-11-24\n    status: in_force",
+        "is for a value that is withdrawn",
+    ),
+    (
+        "a withdrawal before its record",
+        VOUCHER,
+        "    status: in_force",
+        "    withdrawn_at: 2026-11-22\n    status: withdrawn",
+        "is before recorded_at",
+    ),
+    ("a key that is only proposed", VOUCHER, "status: in_force", "status: proposed", "no value that settles"),
+    ("a status that is none of a value", VOUCHER, "status: in_force", "status: inforce", "nearest is 'in_force'"),
+    ("a platform rule like a clause", f"{POLICY}/clauses.yaml", "number: P1", 'number: "4.5"', "begin with P"),
+    ("a clause like a platform rule", f"{POLICY}/clauses.yaml", 'number: "4.4"', "number: P9", "begin with P"),
+    ("a sampling above all", f"{POLICY}/oversight.yaml", "value: 10\n", "value: 1001\n", "from 0 to 1000"),
+    ("days that are no days", VOUCHER, "value: without_limit", "value: for_ever", "'for_ever' is not an integer"),
+    ("a level that is no text", "registry.yaml", "[national, city]", "[national, 3]", "3 is not text"),
     ("no YAML", VOUCHER, "- key", "- {key", "strict YAML"),
 ]
 
