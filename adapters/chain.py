@@ -6,6 +6,7 @@ Hashes are SHA-256 over RFC 8785 canonical JSON.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,39 @@ GENESIS = "0" * 64
 
 def canonical(body: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """The one byte form of a JSON value (RFC 8785). Integers beyond 2^53 are refused with ValueError."""
+    if _plain(body):
+        return _ENCODER.encode(body).encode()
     return rfc8785.dumps(body)
+
+
+# Without floats, and with ASCII keys, RFC 8785 is what the standard library's encoder writes, ten times faster: the same
+# escapes (§3.2.2.2), and keys in code unit order, which for ASCII is byte order (§3.2.3).
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_LARGEST = 2**53 - 1
+
+
+def _plain(value: Any) -> bool:
+    """True for what the standard encoder writes exactly as RFC 8785 does."""
+    kind = type(value)
+    if kind is dict:
+        for key in value:
+            if type(key) is not str or not key.isascii():
+                return False
+        each = value.values()
+    elif kind is list or kind is tuple:
+        each = value
+    else:
+        each = (value,)
+    for item in each:
+        kind = type(item)
+        if kind is str or item is None or kind is bool:
+            continue
+        if kind is int:
+            if not -_LARGEST <= item <= _LARGEST:
+                return False
+        elif (kind is not dict and kind is not list and kind is not tuple) or not _plain(item):
+            return False
+    return True
 
 
 def digest(body: Mapping[str, Any] | Sequence[Any]) -> str:

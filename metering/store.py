@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, RowMapping, bindparam, func, insert, select, update
 
 from adapters.chain import canonical, digest
 from metering import acts
@@ -61,29 +61,107 @@ class TransferConflict(Exception):
     """A transfer id came back with another body: two different movements claim to be one."""
 
 
+class AlreadyResolved(TransferConflict):
+    """A hold is posted, voided or expired exactly once."""
+
+
 # --- the ledger ---------------------------------------------------------------------------------------------------
 
 
 def post(tx: Connection, transfer: Transfer, now: datetime) -> None:
     """The transfer is in the books afterwards, once, however often it is posted; RoomExceeded if a room is too small."""
-    body = digest(transfer.body())
-    known = tx.execute(select(transfers.c.body_sha256).where(transfers.c.id == transfer.id)).scalar()
-    if known is not None:
-        if known != body:
-            raise TransferConflict(f"transfer {transfer.id} exists with another body")
+    post_all(tx, [transfer], now)
+
+
+def post_all(tx: Connection, batch: Sequence[Transfer], now: datetime) -> None:
+    """All transfers are in the books afterwards, in their order, each once; or none, and the exception names the first.
+
+    RoomExceeded: it would take a room below zero. TransferConflict: its id exists with another body. AlreadyResolved: what
+    it resolves was resolved before. Writers are serial, so what is read here cannot change before it is written; the
+    guarded update and the CHECK still stand behind it. The number of statements does not grow with the batch.
+    """
+    fresh = _fresh(tx, batch)
+    if not fresh:
         return
-    held = None
-    if transfer.pending_id is not None:
-        held = tx.execute(select(transfers.c.amount_fen).where(transfers.c.id == transfer.pending_id)).scalar_one()
-    change = effect(transfer, held)
-    # Rooms of firms sort before pools only by name; the pool is the hottest row, so it is always taken last.
-    _move(tx, transfer.debit, "debits", change.posted, change.pending)
-    _move(tx, transfer.credit, "credits", change.posted, change.pending)
-    journal.append(
-        tx,
-        transfers,
-        {**transfer.body(), "body_sha256": body, "effective_at_ms": to_ms(now), "recorded_at_ms": to_ms(now)},
+    held = _held(tx, fresh)
+    names = sorted({name for transfer, _ in fresh for name in (transfer.debit, transfer.credit)}, key=_pools_last)
+    stored = {row["id"]: row for row in tx.execute(select(accounts).where(accounts.c.id.in_(names))).mappings()}
+    room = {name: _balance(stored[name]).available if name in stored else 0 for name in names}
+    moved = {name: [0, 0, 0, 0] for name in names}
+    for transfer, _ in fresh:
+        change = effect(transfer, held.get(transfer.pending_id) if transfer.pending_id is not None else None)
+        for name, first, sign in ((transfer.debit, 0, -1), (transfer.credit, 2, 1)):
+            moved[name][first] += change.posted
+            moved[name][first + 1] += change.pending
+            room[name] += sign * change.posted + (sign * change.pending if sign < 0 else 0)
+        if bounded(transfer.debit) and room[transfer.debit] < 0:
+            raise RoomExceeded(transfer.debit, change.posted + change.pending)
+    new = [name for name in names if name not in stored]
+    if new:
+        rows = [{"id": name, "ledger": ledger_of(name), "bounded": int(bounded(name))} for name in new]
+        tx.execute(insert(accounts), rows)
+    done = tx.execute(_MOVE, [dict(zip(_MOVED, (name, *moved[name]), strict=True)) for name in names])
+    if done.rowcount != len(names):
+        raise RoomExceeded(names[-1], 0)
+    times = {"effective_at_ms": to_ms(now), "recorded_at_ms": to_ms(now)}
+    journal.append_all(tx, transfers, [{**t.body(), "body_sha256": body, **times} for t, body in fresh])
+
+
+_MOVED = ("id_", "dp", "dn", "cp", "cn")
+_MOVE = (
+    update(accounts)
+    .where(
+        accounts.c.id == bindparam("id_"),
+        (accounts.c.bounded == 0)
+        | (
+            accounts.c.credits_posted + bindparam("cp", type_=BigInteger)
+            >= accounts.c.debits_posted
+            + accounts.c.debits_pending
+            + bindparam("dp", type_=BigInteger)
+            + bindparam("dn", type_=BigInteger)
+        ),
     )
+    .values(
+        debits_posted=accounts.c.debits_posted + bindparam("dp", type_=BigInteger),
+        debits_pending=accounts.c.debits_pending + bindparam("dn", type_=BigInteger),
+        credits_posted=accounts.c.credits_posted + bindparam("cp", type_=BigInteger),
+        credits_pending=accounts.c.credits_pending + bindparam("cn", type_=BigInteger),
+    )
+)
+
+
+def _pools_last(name: str) -> tuple[bool, str]:
+    """Firms by id, the pools last: the hottest rows are locked for the shortest time."""
+    return name.startswith("pool:"), name
+
+
+def _fresh(tx: Connection, batch: Sequence[Transfer]) -> list[tuple[Transfer, str]]:
+    """The transfers that are not in the books yet, each with its body's hash."""
+    bodies = [(transfer, digest(transfer.body())) for transfer in batch]
+    query = select(transfers.c.id, transfers.c.body_sha256).where(transfers.c.id.in_([t.id for t in batch]))
+    known = {row.id: row.body_sha256 for row in tx.execute(query)}
+    fresh = []
+    for transfer, body in bodies:
+        if transfer.id not in known:
+            known[transfer.id] = body
+            fresh.append((transfer, body))
+        elif known[transfer.id] != body:
+            raise TransferConflict(f"transfer {transfer.id} exists with another body")
+    return fresh
+
+
+def _held(tx: Connection, fresh: Sequence[tuple[Transfer, str]]) -> dict[str, int]:
+    """The pending amounts that the transfers resolve; AlreadyResolved where one was resolved before."""
+    wanted = [transfer.pending_id for transfer, _ in fresh if transfer.pending_id is not None]
+    if not wanted:
+        return {}
+    twice = tx.execute(select(transfers.c.pending_id).where(transfers.c.pending_id.in_(wanted))).scalars().first()
+    if twice is not None or len(set(wanted)) != len(wanted):
+        raise AlreadyResolved(f"transfer {twice or wanted[0]} was posted, voided or expired before")
+    query = select(transfers.c.id, transfers.c.amount_fen).where(transfers.c.id.in_(wanted))
+    found = {row.id: int(row.amount_fen) for row in tx.execute(query)}
+    found |= {t.id: t.amount_fen for t, _ in fresh if t.phase is Phase.PENDING and t.id not in found}
+    return found
 
 
 def post_signed(
@@ -113,22 +191,6 @@ def post_signed(
         cites=None if amount > 0 else job,
     )
     post(tx, transfer, now)
-
-
-def _move(tx: Connection, account: AccountId, side: str, posted: int, pending: int) -> None:
-    known = tx.execute(select(accounts.c.id).where(accounts.c.id == account)).first()
-    if known is None:
-        tx.execute(insert(accounts).values(id=account, ledger=ledger_of(account), bounded=int(bounded(account))))
-    posted_column, pending_column = accounts.c[f"{side}_posted"], accounts.c[f"{side}_pending"]
-    statement = update(accounts).where(accounts.c.id == account)
-    if side == "debits" and bounded(account):
-        room = accounts.c.credits_posted - accounts.c.debits_posted - accounts.c.debits_pending
-        statement = statement.where(room >= posted + pending)
-    moved = tx.execute(
-        statement.values({posted_column.name: posted_column + posted, pending_column.name: pending_column + pending})
-    )
-    if moved.rowcount != 1:
-        raise RoomExceeded(account, posted + pending)
 
 
 def balance(tx: Connection, account: AccountId) -> Balance:

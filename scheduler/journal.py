@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
 from adapters.chain import GENESIS, link
 from scheduler.schema import chain_heads
@@ -25,22 +25,43 @@ class Break:
 
 def append(tx: Connection, table: Table, values: Mapping[str, Any]) -> int:
     """Append one record to the table's chain inside `tx`; returns its position, counted from 1."""
+    return append_all(tx, table, [values])
+
+
+def append_all(tx: Connection, table: Table, records: Sequence[Mapping[str, Any]]) -> int:
+    """Append records to the table's chain inside `tx`, in their order; returns the position of the last one.
+
+    One statement reads the head, one writes all records, one moves the head: the cost of a record hardly depends on the
+    database. Returns the present length for no record at all.
+    """
     stream = table.name
-    head = tx.execute(select(chain_heads.c.seq, chain_heads.c.hash).where(chain_heads.c.stream == stream)).first()
-    seq, previous = (head.seq, head.hash) if head else (0, GENESIS)
-    body = {c.name: values.get(c.name) for c in table.columns if c.name not in CHAIN_COLUMNS}
-    own = link(previous, {"seq": seq + 1, **body})
-    tx.execute(insert(table).values(**body, seq=seq + 1, prev_hash=previous, hash=own))
-    if head is None:
-        tx.execute(insert(chain_heads).values(stream=stream, seq=1, hash=own))
+    found = tx.execute(_READ_HEAD, {"stream_": stream}).first()
+    seq, previous = (int(found.seq), str(found.hash)) if found else (0, GENESIS)
+    if not records:
+        return seq
+    names = [str(c.name) for c in table.columns if c.name not in CHAIN_COLUMNS]
+    rows_ = []
+    for number, values in enumerate(records, start=seq + 1):
+        body = {name: values.get(name) for name in names}
+        own = link(previous, {"seq": number, **body})
+        rows_.append({**body, "seq": number, "prev_hash": previous, "hash": own})
+        previous = own
+    tx.execute(insert(table), rows_)
+    last = seq + len(rows_)
+    if found is None:
+        tx.execute(insert(chain_heads).values(stream=stream, seq=last, hash=previous))
     else:
-        moved = tx.execute(
-            update(chain_heads)
-            .where(chain_heads.c.stream == stream, chain_heads.c.seq == seq)
-            .values(seq=seq + 1, hash=own)
-        )
+        moved = tx.execute(_MOVE_HEAD, {"stream_": stream, "seq_": seq, "to_": last, "hash_": previous})
         assert moved.rowcount == 1, "the head moved inside our own write transaction"
-    return int(seq) + 1
+    return last
+
+
+_READ_HEAD = select(chain_heads.c.seq, chain_heads.c.hash).where(chain_heads.c.stream == bindparam("stream_"))
+_MOVE_HEAD = (
+    update(chain_heads)
+    .where(chain_heads.c.stream == bindparam("stream_"), chain_heads.c.seq == bindparam("seq_"))
+    .values(seq=bindparam("to_"), hash=bindparam("hash_"))
+)
 
 
 def head(tx: Connection, stream: str) -> tuple[int, str]:

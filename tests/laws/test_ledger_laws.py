@@ -123,7 +123,8 @@ def _agree_with_replay(database: Database) -> None:
 
 
 def test_a_hold_is_resolved_exactly_once() -> None:
-    """Law 6: the second resolution is refused by the database itself, not only by the code above it."""
+    """Law 6: the second resolution is refused by name, and by the database itself if the code above it ever slept."""
+    from sqlalchemy import insert, select
     from sqlalchemy.exc import IntegrityError
 
     with tempfile.TemporaryDirectory() as directory:
@@ -134,8 +135,12 @@ def test_a_hold_is_resolved_exactly_once() -> None:
             store.post(tx, _transfer("h", Phase.PENDING, Code.HOLD, 100), NOON)
             store.post(tx, _transfer("p", Phase.POST, Code.DRAW, 60, "h"), NOON)
 
-        with pytest.raises(IntegrityError), database.write() as tx:
+        with pytest.raises(store.AlreadyResolved, match="h was posted, voided or expired"), database.write() as tx:
             store.post(tx, _transfer("v", Phase.VOID, Code.DRAW, 0, "h"), NOON)
+        with database.read() as tx:
+            row = dict(tx.execute(select(transfers).where(transfers.c.id == "p")).mappings().one())
+        with pytest.raises(IntegrityError, match="pending_id"), database.write() as tx:
+            tx.execute(insert(transfers).values({**row, "id": "v", "seq": row["seq"] + 1}))
         database.close()
 
 
