@@ -117,8 +117,12 @@ class VoucherBudget:
         by_year: dict[int, int] = {}
         for line in out["lines"]:
             by_year[line["year"]] = by_year.get(line["year"], 0) + line["deduction_fen"]
+        batch: list[Transfer] = []
         for year, amount in sorted(by_year.items()):
-            self._hold_year(tx, lease.id, lease.job, lease.firm, asked.contract, year, 1, amount, end + HOLD_GRACE, now)
+            batch += self._hold_year(
+                tx, lease.id, lease.job, lease.firm, asked.contract, year, 1, amount, end + HOLD_GRACE
+            )
+        store.post_all(tx, batch, now)
         short = {reason for line in out["lines"] for reason in line["reasons"]}
         if self.voucher_state(tx, lease.firm, asked.voucher) == "frozen":
             short = {"PROGRAMME_FROZEN"}
@@ -257,8 +261,8 @@ class VoucherBudget:
         generation: int,
         amount: int,
         expires: datetime,
-        now: datetime,
-    ) -> None:
+    ) -> list[Transfer]:
+        """The hold is on its list; the transfers that take it from the rooms are for the caller to post."""
         tx.execute(
             insert(holds).values(
                 lease=lease,
@@ -271,24 +275,33 @@ class VoucherBudget:
                 expires_at_ms=to_ms(expires),
             )
         )
-        if amount:
-            for kind, debit, credit in draw_pairs(firm, year, contract):
-                transfer = Transfer(
-                    id=f"hold:{lease}:{year}:{generation}:{kind}",
-                    phase=Phase.PENDING,
-                    code=Code.HOLD,
-                    debit=debit,
-                    credit=credit,
-                    amount_fen=amount,
-                    job=job,
-                    lease=lease,
-                )
-                store.post(tx, transfer, now)
+        if not amount:
+            return []
+        return [
+            Transfer(
+                id=f"hold:{lease}:{year}:{generation}:{kind}",
+                phase=Phase.PENDING,
+                code=Code.HOLD,
+                debit=debit,
+                credit=credit,
+                amount_fen=amount,
+                job=job,
+                lease=lease,
+            )
+            for kind, debit, credit in draw_pairs(firm, year, contract)
+        ]
 
     def resolve_hold(
         self, tx: Connection, hold: Mapping[Any, Any], amount: int, phase: Phase, settlement: str | None, now: datetime
     ) -> None:
         """Post `amount` of a hold and release the rest, or void or expire it; in every room, exactly once."""
+        store.post_all(tx, self.resolution(tx, hold, amount, phase, settlement), now)
+
+    def resolution(
+        self, tx: Connection, hold: Mapping[Any, Any], amount: int, phase: Phase, settlement: str | None
+    ) -> list[Transfer]:
+        """The transfers that resolve a hold, for the caller to post; the hold says so already."""
+        found = []
         for kind, debit, credit in draw_pairs(hold["firm"], hold["year"], self._contract_of(tx, hold)):
             pending = f"hold:{hold['lease']}:{hold['year']}:{hold['generation']}:{kind}"
             transfer = Transfer(
@@ -303,17 +316,17 @@ class VoucherBudget:
                 lease=hold["lease"],
                 settlement=settlement,
             )
-            store.post(tx, transfer, now)
+            found.append(transfer)
         state = {Phase.POST: "posted", Phase.VOID: "voided", Phase.EXPIRE: "expired"}[phase]
         key = (holds.c.lease == hold["lease"], holds.c.year == hold["year"], holds.c.generation == hold["generation"])
         tx.execute(update(holds).where(*key).values(state=state))
+        return found
 
-    def renew_hold(self, tx: Connection, hold: Mapping[Any, Any], rest: int, now: datetime) -> None:
-        """What an interim settlement did not use stays held, under the next generation."""
-        expires = now + timedelta(milliseconds=hold["expires_at_ms"] - to_ms(now))
-        self._hold_year(
+    def renewal(self, tx: Connection, hold: Mapping[Any, Any], rest: int) -> list[Transfer]:
+        """What an interim settlement did not use stays held, under the next generation: the transfers to post."""
+        return self._hold_year(
             tx, hold["lease"], hold["job"], hold["firm"], self._contract_of(tx, hold), hold["year"],
-            hold["generation"] + 1, rest, expires, now,
+            hold["generation"] + 1, rest, from_ms(hold["expires_at_ms"]),
         )  # fmt: skip
 
     def _contract_of(self, tx: Connection, hold: Mapping[Any, Any]) -> str | None:

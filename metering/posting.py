@@ -21,6 +21,7 @@ from metering.ledger import (
     AccountId,
     Code,
     Phase,
+    Transfer,
     differences,
     draw_pairs,
     firm_payable,
@@ -51,8 +52,12 @@ def charge(budget: VoucherBudget, tx: Connection, job: str, now: datetime, *, fi
     if any(r["source"] == Source.SIMULATED.value for r in records) and store.ledger_mark(tx) != "demo":
         raise SimulatedUsage(job)
     usage, provider_of = entries(records, budget)
-    held = {row["year"]: row["amount_fen"] for row in store.open_holds(tx, job)}
-    posted = _drawn(tx, job, firm)
+    open_holds = store.open_holds(tx, job)
+    held: dict[int, int] = {}
+    for row in open_holds:
+        held[row["year"]] = held.get(row["year"], 0) + row["amount_fen"]
+    movements = store.movements_of(tx, job)
+    posted = _drawn(movements, firm)
     case = budget.case(tx, firm, asked, usage, posted=posted, held=held, providers=provider_of)
     out = budget.settle_case(case)
     number = int(tx.execute(select(func.count()).where(settlements.c.job == job)).scalar_one()) + 1
@@ -60,8 +65,9 @@ def charge(budget: VoucherBudget, tx: Connection, job: str, now: datetime, *, fi
     target: dict[int, int] = {}
     for line in out["lines"]:
         target[line["year"]] = target.get(line["year"], 0) + line["deduction_fen"]
-    _draw(budget, tx, job, firm, asked.contract, settlement, target, posted, now, final=final)
-    _cash(tx, job, firm, settlement, out["lines"], provider_of, now)
+    batch = _draw(budget, tx, open_holds, job, firm, asked.contract, settlement, target, posted, final=final)
+    batch += _cash(movements, job, firm, settlement, out["lines"], provider_of)
+    store.post_all(tx, batch, now)
     _record(tx, settlement, job, firm, number, final, case, out, provider_of, spec_sha256, now,
             budget.voucher_state(tx, firm, asked.voucher))  # fmt: skip
     _reviews(tx, job, out["lines"], now)
@@ -161,8 +167,11 @@ def _origin_cuts(record: Mapping[str, Any], budget: VoucherBudget) -> Iterable[t
     return itertools.pairwise(points)
 
 
-def _drawn(tx: Connection, job: str, firm: str) -> dict[int, int]:
-    moved = store.posted_of_job(tx, job, DRAWS, DRAWS_BACK)
+Movements = Sequence[tuple[Code, AccountId, AccountId, int]]
+
+
+def _drawn(movements: Movements, firm: str) -> dict[int, int]:
+    moved = store.net_of(movements, DRAWS, DRAWS_BACK)
     prefix = f"room:{firm}:"
     return {int(d.rsplit(":", 1)[1]): fen for (d, _), fen in moved.items() if d.startswith(prefix)}
 
@@ -170,42 +179,45 @@ def _drawn(tx: Connection, job: str, firm: str) -> dict[int, int]:
 def _draw(
     budget: VoucherBudget,
     tx: Connection,
+    open_holds: Sequence[Mapping[Any, Any]],
     job: str,
     firm: str,
     contract: str | None,
     settlement: str,
     target: Mapping[int, int],
     posted: Mapping[int, int],
-    now: datetime,
     *,
     final: bool,
-) -> None:
+) -> list[Transfer]:
+    """What takes the deduction from the rooms: from the holds first, the rest at once."""
     missing = {year: target.get(year, 0) - posted.get(year, 0) for year in {*target, *posted}}
-    for hold in store.open_holds(tx, job):
+    batch: list[Transfer] = []
+    for hold in open_holds:
         year = hold["year"]
         used = min(max(missing.get(year, 0), 0), hold["amount_fen"])
         rest = hold["amount_fen"] - used
         if used or final:
             phase = Phase.POST if used else Phase.VOID
-            budget.resolve_hold(tx, hold, used, phase, settlement, now)
+            batch += budget.resolution(tx, hold, used, phase, settlement)
             if rest and not final:
-                budget.renew_hold(tx, hold, rest, now)
+                batch += budget.renewal(tx, hold, rest)
         missing[year] = missing.get(year, 0) - used
     for year, amount in sorted(missing.items()):
         for kind, room, spent in draw_pairs(firm, year, contract):
-            store.post_signed(tx, f"{settlement}:draw:{year}:{kind}", Code.DRAW, Code.REVERSE_DRAW, (room, spent), amount, job,
-                         settlement, now)  # fmt: skip
+            key = f"{settlement}:draw:{year}:{kind}"
+            batch += store.signed(key, Code.DRAW, Code.REVERSE_DRAW, (room, spent), amount, job, settlement)
+    return batch
 
 
 def _cash(
-    tx: Connection,
+    movements: Movements,
     job: str,
     firm: str,
     settlement: str,
     lines: Sequence[Mapping[str, Any]],
     provider_of: Mapping[str, str],
-    now: datetime,
-) -> None:
+) -> list[Transfer]:
+    """What the firm and the treasury owe for the lines, as the difference to what they were charged before."""
     fees: dict[tuple[AccountId, AccountId], int] = {}
     subsidies: dict[tuple[AccountId, AccountId], int] = {}
     for line in lines:
@@ -213,14 +225,15 @@ def _cash(
         owed, paid = (firm_payable(firm), revenue), (treasury_committed(line["year"]), revenue)
         fees[owed] = fees.get(owed, 0) + line["payable_fen"]
         subsidies[paid] = subsidies.get(paid, 0) + line["deduction_fen"]
+    batch: list[Transfer] = []
     for name, target, code, back in (
         ("fee", fees, Code.FEE, Code.REVERSE_FEE),
         ("subsidy", subsidies, Code.SUBSIDY, Code.REVERSE_SUBSIDY),
     ):
-        moved = store.posted_of_job(tx, job, (code,), (back,))
-        for pair, amount in differences(target, moved).items():
+        for pair, amount in differences(target, store.net_of(movements, (code,), (back,))).items():
             key = f"{settlement}:{name}:{pair[0]}:{pair[1]}"
-            store.post_signed(tx, key, code, back, pair, amount, job, settlement, now)
+            batch += store.signed(key, code, back, pair, amount, job, settlement)
+    return batch
 
 
 def _record(
@@ -253,22 +266,21 @@ def _record(
         **{name: out["totals"][name] for name in ("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen")},
     }
     journal.append(tx, settlements, values)
-    for index, line in enumerate(out["lines"], start=1):
-        copied = ("lease", "model", "origin", "year", "device_ms", "fee_fen", "rate_bp", "deduction_fen", "payable_fen")
-        journal.append(
-            tx,
-            settlement_lines,
-            {
-                "settlement": settlement,
-                "number": index,
-                "provider": provider_of[line["lease"]],
-                "start_ms": to_ms(instant(line["start"])),
-                "end_ms": to_ms(instant(line["end"])),
-                "reasons": canonical(list(line["reasons"])).decode(),
-                "clauses": canonical(list(line["clauses"])).decode(),
-                **{name: line[name] for name in copied},
-            },
-        )
+    copied = ("lease", "model", "origin", "year", "device_ms", "fee_fen", "rate_bp", "deduction_fen", "payable_fen")
+    lines = [
+        {
+            "settlement": settlement,
+            "number": index,
+            "provider": provider_of[line["lease"]],
+            "start_ms": to_ms(instant(line["start"])),
+            "end_ms": to_ms(instant(line["end"])),
+            "reasons": canonical(list(line["reasons"])).decode(),
+            "clauses": canonical(list(line["clauses"])).decode(),
+            **{name: line[name] for name in copied},
+        }
+        for index, line in enumerate(out["lines"], start=1)
+    ]
+    journal.append_all(tx, settlement_lines, lines)
 
 
 def _reviews(tx: Connection, job: str, lines: Sequence[Mapping[str, Any]], now: datetime) -> None:

@@ -14,6 +14,7 @@ from metering.acts import Actor
 from metering.ledger import (
     AccountId,
     Code,
+    Transfer,
     draw_pairs,
     firm_payable,
     provider_revenue,
@@ -106,8 +107,10 @@ def post(
         for _, room, spent in draw_pairs(firm, part.billed.year, contract):
             _add(target[Code.REFUND_DRAW], (spent, room), part.voucher_fen)
     number = len(amounts)
+    batch: list[Transfer] = []
+    movements = store.movements_of(tx, job)
     for code, wanted in target.items():
-        moved = store.posted_of_job(tx, job, (code,), ())
+        moved = store.net_of(movements, (code,), ())
         outward = (
             "spent:" if code is Code.REFUND_DRAW else "provider:"
         )  # a refund leaves these; a correction comes back
@@ -115,7 +118,8 @@ def post(
         for pair in sorted(pairs):
             amount = wanted.get(pair, 0) - moved.get(pair, 0) + moved.get((pair[1], pair[0]), 0)
             key = f"refund:{settlement}:{number}:{code.value}:{pair[0]}:{pair[1]}"
-            store.post_signed(tx, key, code, code, pair, amount, job, settlement, now)
+            batch += store.signed(key, code, code, pair, amount, job, settlement)
+    store.post_all(tx, batch, now)
     for year in sorted({part.billed.year for part in parts}):
         if rooms.year_closed(tx, year):
             rooms.lapse(tx, year, f"refund:{settlement}:{number}:{year}", now)

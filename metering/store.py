@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, RowMapping, bindparam, func, insert, or_, select, update
 
 from adapters.chain import canonical, digest
 from metering import acts
@@ -164,8 +164,7 @@ def _held(tx: Connection, fresh: Sequence[tuple[Transfer, str]]) -> dict[str, in
     return found
 
 
-def post_signed(
-    tx: Connection,
+def signed(
     key: str,
     code: Code,
     back: Code,
@@ -173,24 +172,24 @@ def post_signed(
     amount: int,
     job: str,
     settlement: str,
-    now: datetime,
-) -> None:
-    """A positive amount moves along the pair; a negative one is a correction that moves it back."""
+) -> list[Transfer]:
+    """The transfer of an amount along the pair; of a negative one, a correction that moves it back; of 0, none."""
     if amount == 0:
-        return
+        return []
     debit, credit = pair if amount > 0 else (pair[1], pair[0])
-    transfer = Transfer(
-        id=key,
-        phase=Phase.POSTED,
-        code=code if amount > 0 else back,
-        debit=debit,
-        credit=credit,
-        amount_fen=abs(amount),
-        job=job,
-        settlement=settlement,
-        cites=None if amount > 0 else job,
-    )
-    post(tx, transfer, now)
+    return [
+        Transfer(
+            id=key,
+            phase=Phase.POSTED,
+            code=code if amount > 0 else back,
+            debit=debit,
+            credit=credit,
+            amount_fen=abs(amount),
+            job=job,
+            settlement=settlement,
+            cites=None if amount > 0 else job,
+        )
+    ]
 
 
 def balance(tx: Connection, account: AccountId) -> Balance:
@@ -204,22 +203,33 @@ def _balance(row: RowMapping) -> Balance:
     return Balance(**{name: int(row[name]) for name in names})
 
 
-def posted_of_job(
-    tx: Connection, job: str, codes: Sequence[Code], reverse: Sequence[Code]
-) -> dict[tuple[AccountId, AccountId], int]:
+Moved = Mapping[tuple[AccountId, AccountId], int]
+
+
+def posted_of_job(tx: Connection, job: str, codes: Sequence[Code], reverse: Sequence[Code]) -> Moved:
     """What a job's transfers of these codes have moved so far, net of their reversals, per (debit, credit)."""
+    return net_of(movements_of(tx, job), codes, reverse)
+
+
+def movements_of(tx: Connection, job: str) -> list[tuple[Code, AccountId, AccountId, int]]:
+    """A job's transfers that moved money: (code, debit, credit, fen)."""
+    names = (transfers.c.code, transfers.c.debit, transfers.c.credit, transfers.c.amount_fen)
+    query = select(*names).where(transfers.c.job == job, transfers.c.phase.in_((Phase.POSTED.value, Phase.POST.value)))
+    return [
+        (Code(code), AccountId(debit), AccountId(credit), int(fen)) for code, debit, credit, fen in tx.execute(query)
+    ]
+
+
+def net_of(
+    movements: Sequence[tuple[Code, AccountId, AccountId, int]], codes: Sequence[Code], reverse: Sequence[Code]
+) -> Moved:
+    """The movements of these codes per (debit, credit), less those of their reversals."""
     found: dict[tuple[AccountId, AccountId], int] = {}
-    moved = (Phase.POSTED.value, Phase.POST.value)
-    query = select(transfers).where(transfers.c.job == job, transfers.c.phase.in_(moved))
-    for row in tx.execute(query).mappings():
-        code = Code(row["code"])
+    for code, debit, credit, fen in movements:
         if code in codes:
-            key, sign = (AccountId(row["debit"]), AccountId(row["credit"])), 1
+            found[debit, credit] = found.get((debit, credit), 0) + fen
         elif code in reverse:
-            key, sign = (AccountId(row["credit"]), AccountId(row["debit"])), -1
-        else:
-            continue
-        found[key] = found.get(key, 0) + sign * int(row["amount_fen"])
+            found[credit, debit] = found.get((credit, debit), 0) - fen
     return found
 
 
@@ -393,9 +403,11 @@ def rooms(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
     """What is left, per year, of the pool and of the firm's rooms: {"pool": {year: fen}, "firm": {year: fen}}."""
     found: dict[str, dict[int, int]] = {"pool": {}, "firm": {}}
     prefixes = {"pool": f"pool:{PROGRAMME}:", "firm": f"room:{firm}:{PROGRAMME}:"}
-    for kind, prefix in prefixes.items():
-        for row in tx.execute(select(accounts).where(accounts.c.id.startswith(prefix, autoescape=True))).mappings():
-            found[kind][int(row["id"].rsplit(":", 1)[1])] = _balance(row).available
+    between = [accounts.c.id.between(f"{prefix}0000", f"{prefix}9999") for prefix in prefixes.values()]
+    for row in tx.execute(select(accounts).where(or_(*between))).mappings():
+        for kind, prefix in prefixes.items():
+            if row["id"].startswith(prefix):  # a database that sorts punctuation its own way may give others too
+                found[kind][int(row["id"].rsplit(":", 1)[1])] = _balance(row).available
     return found
 
 
