@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from adapters.chain import canonical, timestamp
-from metering.lifecycle import NONE, next_state
+from metering.lifecycle import APART, NONE, next_state
 from metering.programme_schema import acts, states
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
@@ -43,7 +43,7 @@ def act(
     """The case has taken the step, on record, and its new state is returned; a Refusal changes nothing."""
     row = tx.execute(select(states).where(states.c.kind == kind, states.c.subject == subject)).mappings().first()
     before = row["state"] if row else NONE
-    done = {step["act"]: step["by"] for step in history(tx, kind, subject)} if row else {}
+    done = {step["act"]: step["by"] for step in history(tx, kind, subject)} if row and kind in APART else {}
     after = next_state(kind, before, name, role=actor.role, by=actor.by, reason=reason, done=done)
     if isinstance(after, Refusal):
         return Refusal(code=after.code, facts={**after.facts, "subject": subject})
@@ -81,6 +81,28 @@ def must(
     """The platform's own step, which nothing can stand in the way of."""
     got = act(tx, kind, subject, name, PLATFORM, now, reason=reason, body=body)
     assert not isinstance(got, Refusal), f"{kind} {subject}: {got}"
+
+
+def must_begin(tx: Connection, kind: str, subjects: Sequence[str], name: str, now: datetime) -> None:
+    """The platform's first step on many new cases at once."""
+    after = next_state(kind, NONE, name, role=PLATFORM.role, by=PLATFORM.by, reason="", done={})
+    assert not isinstance(after, Refusal), f"{kind}: {after}"
+    common = {"kind": kind, "act": name, "before": NONE, "after": after, "by": PLATFORM.by, "role": PLATFORM.role}
+    steps = [{**common, "subject": subject, "reason": "", "body": "{}", "at_ms": to_ms(now)} for subject in subjects]
+    if not steps:
+        return
+    first = journal.append_all(tx, acts, steps) - len(steps) + 1
+    rows = [
+        {"kind": kind, "subject": subject, "state": after, "since_ms": to_ms(now), "act_seq": first + index}
+        for index, subject in enumerate(subjects)
+    ]
+    tx.execute(insert(states), rows)
+
+
+def states_of(tx: Connection, kind: str, subjects: Sequence[str]) -> dict[str, str]:
+    """Where each of these cases stands; those without an act are left out."""
+    query = select(states.c.subject, states.c.state).where(states.c.kind == kind, states.c.subject.in_(subjects))
+    return {row.subject: row.state for row in tx.execute(query)} if subjects else {}
 
 
 def state_of(tx: Connection, kind: str, subject: str) -> str:

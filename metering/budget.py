@@ -16,12 +16,13 @@ from sqlalchemy import Connection, insert, select, update
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import instant, timestamp
-from metering import acts, posting, rooms, standing, store
+from metering import acts, posting, rooms, store
 from metering.case import settle_document
 from metering.facts import Interval, holds_at, intersect, subtract
-from metering.ledger import PROGRAMME, Code, Phase, Transfer, contract_room, draw_pairs
+from metering.ledger import PROGRAMME, Code, Phase, Transfer, draw_pairs
 from metering.parameters import OriginRegister, Policy, Registry
 from metering.programme_schema import contracts
+from metering.reading import Reading
 from metering.rule import Rule
 from metering.schema import holds, transfers
 from scheduler.clock import from_ms, to_ms
@@ -60,13 +61,13 @@ class VoucherBudget:
     def terms(self, tx: Connection, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
         """Price, rate and tightest room of each firm in each pool at `now`; λ is 0 until it is computed (see schema)."""
         found = []
-        sites = {site: standing.eligible_intervals(tx, "site", site) for site in {pool.site for pool in pools}}
+        reading = Reading(tx)
+        sites = {site: reading.eligible("site", site) for site in {pool.site for pool in pools}}
         year = now.astimezone(self.policy.zone).year
         for firm in firms:
-            state = self.voucher_state(tx, firm, "auto")
-            may_draw = state == "drawn" and self.policy.in_force_at(now)
-            may_draw = may_draw and holds_at(standing.eligible_intervals(tx, "firm", firm), now)
-            left = store.rooms(tx, firm)
+            may_draw = self.voucher_state(reading, firm, "auto") == "drawn" and self.policy.in_force_at(now)
+            may_draw = may_draw and holds_at(reading.eligible("firm", firm), now)
+            left = reading.rooms(firm)
             room = min(left["firm"].get(year, 0), left["pool"].get(year, 0))
             for pool in pools:
                 draws = may_draw and holds_at(sites[pool.site], now)
@@ -109,7 +110,8 @@ class VoucherBudget:
             }
         ]
         providers = {str(lease.id): str(pool["provider"])}
-        out = self.settle_case(self.case(tx, lease.firm, asked, usage, posted={}, held={}, providers=providers))
+        reading = Reading(tx)
+        out = self.settle_case(self.case(reading, lease.firm, asked, usage, posted={}, held={}, providers=providers))
         limit = lease.spec.money.max_net_fen
         if limit is not None and out["totals"]["payable_fen"] > limit:
             facts = {"net_fen": out["totals"]["payable_fen"], "max_net_fen": limit}
@@ -124,7 +126,7 @@ class VoucherBudget:
             )
         store.post_all(tx, batch, now)
         short = {reason for line in out["lines"] for reason in line["reasons"]}
-        if self.voucher_state(tx, lease.firm, asked.voucher) == "frozen":
+        if self.voucher_state(reading, lease.firm, asked.voucher) == "frozen":
             short = {"PROGRAMME_FROZEN"}
         return Held(by_year=by_year, short=tuple(sorted(short)))
 
@@ -144,9 +146,9 @@ class VoucherBudget:
             return Refusal(code="CONTRACT_NOT_IN_TERM", facts={"contract": contract, **term})
         return None
 
-    def charge(self, tx: Connection, job: JobId, now: datetime, *, final: bool) -> None:
-        """Post settle(all usage so far) less what is posted; final: release what is left of the holds."""
-        posting.charge(self, tx, job, now, final=final)
+    def charge(self, tx: Connection, jobs: Sequence[JobId], now: datetime, *, final: bool) -> None:
+        """Post each job's settle(all usage so far) less what is posted; final: release what is left of its holds."""
+        posting.charge(self, tx, jobs, now, final=final)
 
     def sweep(self, tx: Connection, now: datetime) -> int:
         """Expire holds past their time whose lease holds no devices any more; prices that start now take effect.
@@ -169,7 +171,7 @@ class VoucherBudget:
 
     def case(
         self,
-        tx: Connection,
+        reading: Reading,
         firm: str,
         asked: Asked,
         usage: Sequence[Mapping[str, Any]],
@@ -183,27 +185,26 @@ class VoucherBudget:
         providers: of each lease; time with a related one draws nothing. While the programme or the firm's right is
         frozen, only what is held or drawn already is room.
         """
-        state = self.voucher_state(tx, firm, asked.voucher)
+        state = self.voucher_state(reading, firm, asked.voucher)
         left: Mapping[str, Mapping[int, int]] = {"pool": {}, "firm": {}}
         if state != "frozen":
-            left = store.rooms(tx, firm)
+            left = reading.rooms(firm)
         years = self.policy.years
         given: dict[str, Any] = {
             kind: {str(y): left[kind].get(y, 0) + held.get(y, 0) + posted.get(y, 0) for y in years}
             for kind in ("pool", "firm")
         }
         if asked.contract is not None:
-            room = 0 if state == "frozen" else store.balance(tx, contract_room(asked.contract)).available
+            room = 0 if state == "frozen" else reading.contract(asked.contract)
             given["contract"] = room + sum(held.values()) + sum(posted.values())
-        eligible = self._eligible(tx, firm, state, usage, providers)
+        eligible = self._eligible(reading, firm, state, usage, providers)
         sites = sorted({str(entry["site"]) for entry in usage})
         return {
             "version": 1,
             "policy": self.policy.id,
             "firm": {"id": firm, "eligible": [_interval_document(i) for i in eligible]},
             "sites": {
-                site: {"eligible": [_interval_document(i) for i in standing.eligible_intervals(tx, "site", site)]}
-                for site in sites
+                site: {"eligible": [_interval_document(i) for i in reading.eligible("site", site)]} for site in sites
             },
             "rooms": given,
             "usage": [dict(entry) for entry in usage],
@@ -214,7 +215,7 @@ class VoucherBudget:
         return settle_document(json.dumps(case), self.registry, self.rules)
 
     def _eligible(
-        self, tx: Connection, firm: str, state: str, usage: Sequence[Mapping[str, Any]], providers: Mapping[str, str]
+        self, reading: Reading, firm: str, state: str, usage: Sequence[Mapping[str, Any]], providers: Mapping[str, str]
     ) -> tuple[Interval, ...]:
         """When the firm may draw for this usage.
 
@@ -222,12 +223,12 @@ class VoucherBudget:
         """
         if state not in ("drawn", "frozen", "revoked"):
             return ()
-        found = standing.eligible_intervals(tx, "firm", firm)
+        found = reading.eligible("firm", firm)
         if state == "revoked":
-            since = acts.history(tx, "right", f"{PROGRAMME}:{firm}")[-1]["at"]
+            since = acts.history(reading.tx, "right", f"{PROGRAMME}:{firm}")[-1]["at"]
             found = subtract(found, [Interval(start=instant(since))])
         for provider in sorted(set(providers.values())):
-            related = standing.related_intervals(tx, firm, provider)
+            related = reading.related(firm, provider)
             served = [
                 Interval(start=instant(entry["start"]), end=instant(entry["end"]))
                 for entry in usage
@@ -236,16 +237,16 @@ class VoucherBudget:
             found = subtract(found, intersect(served, related))
         return found
 
-    def voucher_state(self, tx: Connection, firm: str, voucher: str) -> str:
+    def voucher_state(self, reading: Reading, firm: str, voucher: str) -> str:
         """drawn | declined (the job says voucher: none) | unclaimed (no right claimed) | revoked | frozen."""
         if voucher == "none":
             return "declined"
-        if store.right_of(tx, firm) is None:
+        if reading.right(firm) is None:
             return "unclaimed"
-        mine = acts.state_of(tx, "right", f"{PROGRAMME}:{firm}")
+        mine = reading.state("right", f"{PROGRAMME}:{firm}")
         if mine == "revoked":
             return "revoked"
-        frozen = mine == "frozen" or acts.state_of(tx, "programme", PROGRAMME) == "frozen"
+        frozen = mine == "frozen" or reading.state("programme", PROGRAMME) == "frozen"
         return "frozen" if frozen else "drawn"
 
     # --- holds ----------------------------------------------------------------------------------------------------
@@ -337,9 +338,17 @@ class VoucherBudget:
 
     def asked_by_job(self, tx: Connection, job: str) -> tuple[str, Asked, str]:
         """(firm, what its job file says of money, the file's hash)."""
-        row = tx.execute(select(jobs.c.firm, jobs.c.spec, jobs.c.spec_sha256).where(jobs.c.id == job)).one()
-        money = json.loads(row.spec).get("money", {})
-        return row.firm, Asked(voucher=money.get("voucher", "auto"), contract=money.get("contract")), row.spec_sha256
+        return self.asked_by_jobs(tx, [job])[job]
+
+    def asked_by_jobs(self, tx: Connection, names: Sequence[str]) -> dict[str, tuple[str, Asked, str]]:
+        """The same for many jobs, by id."""
+        query = select(jobs.c.id, jobs.c.firm, jobs.c.spec, jobs.c.spec_sha256).where(jobs.c.id.in_(names))
+        found = {}
+        for row in tx.execute(query):
+            money = json.loads(row.spec).get("money", {})
+            asked = Asked(voucher=money.get("voucher", "auto"), contract=money.get("contract"))
+            found[row.id] = (row.firm, asked, row.spec_sha256)
+        return found
 
 
 def _interval_document(interval: Interval) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def correct(
     )
     if isinstance(ordered, Refusal):
         return ordered
-    posting.charge(budget, tx, job, now, final=True)
+    posting.charge(budget, tx, [job], now, final=True)
     after = tx.execute(query).mappings().first()
     assert after is not None, "just settled"
     opened = clawback.open_for(tx, job, "CORRECTED", now)

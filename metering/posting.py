@@ -9,15 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import canonical, instant, timestamp
 from metering import acts, refunding, review, rooms, store
 from metering.ledger import (
+    PROGRAMME,
     AccountId,
     Code,
     Phase,
@@ -28,8 +30,8 @@ from metering.ledger import (
     provider_revenue,
     treasury_committed,
 )
-from metering.lifecycle import NONE
-from metering.programme_schema import price_corrections
+from metering.programme_schema import price_corrections, refunds
+from metering.reading import Reading
 from metering.schema import settlement_lines, settlements
 from metering.statement import lines_of
 from scheduler import journal
@@ -44,45 +46,136 @@ SAMPLING = "review.sampling"  # ‰ of settlements that are looked at whatever t
 DRAWS, DRAWS_BACK = (Code.DRAW,), (Code.REVERSE_DRAW,)
 
 
-def charge(budget: VoucherBudget, tx: Connection, job: str, now: datetime, *, final: bool) -> None:
-    """Settle everything the job has used so far and post what is new; final: nothing stays held afterwards."""
-    firm, asked, spec_sha256 = budget.asked_by_job(tx, job)
-    records = [dict(r) for r in tx.execute(_usage_of(job)).mappings()]
-    _correct_prices(tx, records)
-    if any(r["source"] == Source.SIMULATED.value for r in records) and store.ledger_mark(tx) != "demo":
-        raise SimulatedUsage(job)
-    usage, provider_of = entries(records, budget)
-    open_holds = store.open_holds(tx, job)
+def charge(budget: VoucherBudget, tx: Connection, jobs: Sequence[str], now: datetime, *, final: bool) -> None:
+    """Settle everything each job has used so far and post what is new; final: nothing stays held afterwards.
+
+    Jobs are settled in their order, as if one by one, and written together: the number of statements hardly grows with
+    the batch. All of it happens or none.
+    """
+    reading, position = Reading(tx), read_position(tx, budget, jobs)
+    simulated = [r["job"] for rows in position.usage.values() for r in rows if r["source"] == Source.SIMULATED.value]
+    if simulated and store.ledger_mark(tx) != "demo":
+        raise SimulatedUsage(simulated[0])
+    done = [_settled(budget, reading, position, job, now, final=final) for job in jobs]
+    store.post_all(tx, [transfer for one in done for transfer in one.transfers], now)
+    journal.append_all(tx, settlements, [one.record for one in done])
+    journal.append_all(tx, settlement_lines, [line for one in done for line in one.lines])
+    for one in done:
+        _reviews(tx, one.job, one.lines, now)
+        for year in one.years:
+            if reading.state("year", f"{PROGRAMME}:{year}") == "closed":
+                rooms.lapse(tx, year, f"{one.settlement}:lapse", now)
+    if final:
+        _issue(budget, tx, position, done, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """What settling some jobs needs of what is stored, read at once: everything by job."""
+
+    asked: Mapping[str, tuple[str, Any, str]]
+    usage: Mapping[str, list[dict[str, Any]]]
+    holds: Mapping[str, list[RowMapping]]
+    movements: Mapping[str, store.Movements]
+    numbers: Mapping[str, int]
+    refunded: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """One job's settlement, not written yet."""
+
+    job: str
+    firm: str
+    contract: str | None
+    settlement: str
+    number: int
+    transfers: list[Transfer]
+    record: dict[str, Any]
+    lines: list[dict[str, Any]]
+    years: tuple[int, ...]
+
+
+def read_position(tx: Connection, budget: VoucherBudget, jobs: Sequence[str]) -> Position:
+    """The jobs' position now."""
+    usage: dict[str, list[dict[str, Any]]] = {job: [] for job in jobs}
+    query = select(usage_records).where(usage_records.c.job.in_(jobs)).order_by(usage_records.c.seq)
+    for row in tx.execute(query).mappings():
+        usage[row["job"]].append(dict(row))
+    _correct_prices(tx, [record for records in usage.values() for record in records])
+    counted = select(settlements.c.job, func.max(settlements.c.number).label("last")).where(settlements.c.job.in_(jobs))
+    returned = select(refunds.c.job).where(refunds.c.job.in_(jobs))
+    return Position(
+        asked=budget.asked_by_jobs(tx, jobs),
+        usage=usage,
+        holds=store.open_holds_of(tx, jobs),
+        movements=store.movements_of_jobs(tx, jobs),
+        numbers={row.job: int(row.last) for row in tx.execute(counted.group_by(settlements.c.job))},
+        refunded=frozenset(tx.execute(returned).scalars()),
+    )
+
+
+def _settled(
+    budget: VoucherBudget, reading: Reading, position: Position, job: str, now: datetime, *, final: bool
+) -> Settled:
+    firm, asked, spec_sha256 = position.asked[job]
+    usage, provider_of = entries(position.usage[job], budget)
+    open_holds, movements = position.holds.get(job, []), position.movements.get(job, [])
     held: dict[int, int] = {}
     for row in open_holds:
         held[row["year"]] = held.get(row["year"], 0) + row["amount_fen"]
-    movements = store.movements_of(tx, job)
     posted = _drawn(movements, firm)
-    case = budget.case(tx, firm, asked, usage, posted=posted, held=held, providers=provider_of)
+    case = budget.case(reading, firm, asked, usage, posted=posted, held=held, providers=provider_of)
     out = budget.settle_case(case)
-    number = int(tx.execute(select(func.count()).where(settlements.c.job == job)).scalar_one()) + 1
+    number = position.numbers.get(job, 0) + 1
     settlement = settlement_id(job, number)
     target: dict[int, int] = {}
     for line in out["lines"]:
         target[line["year"]] = target.get(line["year"], 0) + line["deduction_fen"]
-    batch = _draw(budget, tx, open_holds, job, firm, asked.contract, settlement, target, posted, final=final)
-    batch += _cash(movements, job, firm, settlement, out["lines"], provider_of)
-    store.post_all(tx, batch, now)
-    _record(tx, settlement, job, firm, number, final, case, out, provider_of, spec_sha256, now,
-            budget.voucher_state(tx, firm, asked.voucher))  # fmt: skip
-    _reviews(tx, job, out["lines"], now)
-    for year in sorted({*target, *posted}):
-        if rooms.year_closed(tx, year):
-            rooms.lapse(tx, year, f"{settlement}:lapse", now)
-    if final:
-        refunding.post(tx, job, firm, asked.contract, settlement, now)
-        before = settlement_id(job, number - 1)
-        if acts.state_of(tx, "settlement", before) != NONE:
-            acts.must(tx, "settlement", before, "correct", now, body={"by": settlement})
-        acts.must(tx, "settlement", settlement, "issue", now)
-        share = budget.policy.value_at(SAMPLING, now) if SAMPLING in budget.policy.parameters else None
-        if review.sampled(settlement, int(share or 0)):
-            store.open_review(tx, code="SAMPLED", subject=settlement, facts={"job": job, "firm": firm}, now=now)
+    transfers, still = _draw(
+        budget, reading.tx, open_holds, job, firm, asked.contract, settlement, target, posted, final=final
+    )
+    for year in sorted({*target, *posted, *held}):
+        drawn = target.get(year, 0) - posted.get(year, 0)
+        reading.gave(firm, asked.contract, year, drawn + still.get(year, 0) - held.get(year, 0))
+    transfers += _cash(movements, job, firm, settlement, out["lines"], provider_of)
+    record = {
+        "id": settlement,
+        "job": job,
+        "firm": firm,
+        "number": number,
+        "final": int(final),
+        "settled_at_ms": to_ms(now),
+        "policy": out["policy"],
+        "bundle_sha256": out["bundle_sha256"],
+        "spec_sha256": spec_sha256,
+        "voucher": budget.voucher_state(reading, firm, asked.voucher),
+        "case_json": canonical(case).decode(),
+        "notices": canonical(out["notices"]).decode(),
+        **{name: out["totals"][name] for name in ("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen")},
+    }
+    return Settled(
+        job=job, firm=firm, contract=asked.contract, settlement=settlement, number=number, transfers=transfers,
+        record=record, lines=_lines(settlement, out["lines"], provider_of), years=tuple(sorted({*target, *posted})),
+    )  # fmt: skip
+
+
+def _issue(budget: VoucherBudget, tx: Connection, position: Position, done: Sequence[Settled], now: datetime) -> None:
+    """Final settlements are issued, those they replace corrected, refunds follow them, and the sample is drawn."""
+    for one in done:
+        if one.job in position.refunded:
+            refunding.post(tx, one.job, one.firm, one.contract, one.settlement, now)
+    before = {settlement_id(one.job, one.number - 1): one for one in done if one.number > 1}
+    known = acts.states_of(tx, "settlement", list(before))
+    for settlement, one in before.items():
+        if settlement in known:
+            acts.must(tx, "settlement", settlement, "correct", now, body={"by": one.settlement})
+    acts.must_begin(tx, "settlement", [one.settlement for one in done], "issue", now)
+    share = budget.policy.value_at(SAMPLING, now) if SAMPLING in budget.policy.parameters else None
+    for one in done:
+        if review.sampled(one.settlement, int(share or 0)):
+            told = {"job": one.job, "firm": one.firm}
+            store.open_review(tx, code="SAMPLED", subject=one.settlement, facts=told, now=now)
 
 
 def differs(budget: VoucherBudget, tx: Connection, row: Mapping[Any, Any]) -> bool:
@@ -90,11 +183,10 @@ def differs(budget: VoucherBudget, tx: Connection, row: Mapping[Any, Any]) -> bo
 
     The rooms are those it was settled with: what others drew since is no reason to settle again.
     """
-    firm, asked, _ = budget.asked_by_job(tx, row["job"])
-    records = [dict(r) for r in tx.execute(_usage_of(row["job"])).mappings()]
-    _correct_prices(tx, records)
-    usage, provider_of = entries(records, budget)
-    case = budget.case(tx, firm, asked, usage, posted={}, held={}, providers=provider_of)
+    position = read_position(tx, budget, [row["job"]])
+    firm, asked, _ = position.asked[row["job"]]
+    usage, provider_of = entries(position.usage[row["job"]], budget)
+    case = budget.case(Reading(tx), firm, asked, usage, posted={}, held={}, providers=provider_of)
     case["rooms"] = json.loads(row["case_json"])["rooms"]
     fresh = [{**line, "provider": provider_of[line["lease"]]} for line in budget.settle_case(case)["lines"]]
     stored = lines_of(tx, row["id"])
@@ -116,10 +208,6 @@ def _correct_prices(tx: Connection, records: Sequence[dict[str, Any]]) -> None:
     for record in records:
         if record["lease"] in found and record["kind"] == UsageKind.RUN.value:
             record["price_fen_per_device_hour"] = found[record["lease"]]
-
-
-def _usage_of(job: str) -> Any:
-    return select(usage_records).where(usage_records.c.job == job).order_by(usage_records.c.seq)
 
 
 def entries(records: Sequence[Mapping[str, Any]], budget: VoucherBudget) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -167,10 +255,7 @@ def _origin_cuts(record: Mapping[str, Any], budget: VoucherBudget) -> Iterable[t
     return itertools.pairwise(points)
 
 
-Movements = Sequence[tuple[Code, AccountId, AccountId, int]]
-
-
-def _drawn(movements: Movements, firm: str) -> dict[int, int]:
+def _drawn(movements: store.Movements, firm: str) -> dict[int, int]:
     moved = store.net_of(movements, DRAWS, DRAWS_BACK)
     prefix = f"room:{firm}:"
     return {int(d.rsplit(":", 1)[1]): fen for (d, _), fen in moved.items() if d.startswith(prefix)}
@@ -188,10 +273,11 @@ def _draw(
     posted: Mapping[int, int],
     *,
     final: bool,
-) -> list[Transfer]:
-    """What takes the deduction from the rooms: from the holds first, the rest at once."""
+) -> tuple[list[Transfer], dict[int, int]]:
+    """What takes the deduction from the rooms, from the holds first and the rest at once; and what stays held."""
     missing = {year: target.get(year, 0) - posted.get(year, 0) for year in {*target, *posted}}
     batch: list[Transfer] = []
+    still: dict[int, int] = {}
     for hold in open_holds:
         year = hold["year"]
         used = min(max(missing.get(year, 0), 0), hold["amount_fen"])
@@ -201,16 +287,19 @@ def _draw(
             batch += budget.resolution(tx, hold, used, phase, settlement)
             if rest and not final:
                 batch += budget.renewal(tx, hold, rest)
+                still[year] = still.get(year, 0) + rest
+        else:
+            still[year] = still.get(year, 0) + hold["amount_fen"]
         missing[year] = missing.get(year, 0) - used
     for year, amount in sorted(missing.items()):
         for kind, room, spent in draw_pairs(firm, year, contract):
             key = f"{settlement}:draw:{year}:{kind}"
             batch += store.signed(key, Code.DRAW, Code.REVERSE_DRAW, (room, spent), amount, job, settlement)
-    return batch
+    return batch, still
 
 
 def _cash(
-    movements: Movements,
+    movements: store.Movements,
     job: str,
     firm: str,
     settlement: str,
@@ -236,38 +325,9 @@ def _cash(
     return batch
 
 
-def _record(
-    tx: Connection,
-    settlement: str,
-    job: str,
-    firm: str,
-    number: int,
-    final: bool,
-    case: Mapping[str, Any],
-    out: Mapping[str, Any],
-    provider_of: Mapping[str, str],
-    spec_sha256: str,
-    now: datetime,
-    voucher: str,
-) -> None:
-    values = {
-        "id": settlement,
-        "job": job,
-        "firm": firm,
-        "number": number,
-        "final": int(final),
-        "settled_at_ms": to_ms(now),
-        "policy": out["policy"],
-        "bundle_sha256": out["bundle_sha256"],
-        "spec_sha256": spec_sha256,
-        "voucher": voucher,
-        "case_json": canonical(dict(case)).decode(),
-        "notices": canonical(list(out["notices"])).decode(),
-        **{name: out["totals"][name] for name in ("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen")},
-    }
-    journal.append(tx, settlements, values)
+def _lines(settlement: str, lines: Sequence[Mapping[str, Any]], provider_of: Mapping[str, str]) -> list[dict[str, Any]]:
     copied = ("lease", "model", "origin", "year", "device_ms", "fee_fen", "rate_bp", "deduction_fen", "payable_fen")
-    lines = [
+    return [
         {
             "settlement": settlement,
             "number": index,
@@ -278,9 +338,8 @@ def _record(
             "clauses": canonical(list(line["clauses"])).decode(),
             **{name: line[name] for name in copied},
         }
-        for index, line in enumerate(out["lines"], start=1)
+        for index, line in enumerate(lines, start=1)
     ]
-    journal.append_all(tx, settlement_lines, lines)
 
 
 def _reviews(tx: Connection, job: str, lines: Sequence[Mapping[str, Any]], now: datetime) -> None:

@@ -97,7 +97,7 @@ def approve(
             new = posting.settlement_id(job, last["number"] + 1)
             cites = {"cites": last["id"], "price": subject}
             acts.must(tx, "correction", new, "order", now, reason=reason, body=cites)
-            posting.charge(budget, tx, job, now, final=True)
+            posting.charge(budget, tx, [job], now, final=True)
             clawback.open_for(tx, job, "CORRECTED", now)
             corrected.append(new)
     return {"id": subject, "state": done, "corrected": corrected}

@@ -211,18 +211,26 @@ def posted_of_job(tx: Connection, job: str, codes: Sequence[Code], reverse: Sequ
     return net_of(movements_of(tx, job), codes, reverse)
 
 
-def movements_of(tx: Connection, job: str) -> list[tuple[Code, AccountId, AccountId, int]]:
+Movements = Sequence[tuple[Code, AccountId, AccountId, int]]
+
+
+def movements_of(tx: Connection, job: str) -> Movements:
     """A job's transfers that moved money: (code, debit, credit, fen)."""
-    names = (transfers.c.code, transfers.c.debit, transfers.c.credit, transfers.c.amount_fen)
-    query = select(*names).where(transfers.c.job == job, transfers.c.phase.in_((Phase.POSTED.value, Phase.POST.value)))
-    return [
-        (Code(code), AccountId(debit), AccountId(credit), int(fen)) for code, debit, credit, fen in tx.execute(query)
-    ]
+    return movements_of_jobs(tx, [job]).get(job, [])
 
 
-def net_of(
-    movements: Sequence[tuple[Code, AccountId, AccountId, int]], codes: Sequence[Code], reverse: Sequence[Code]
-) -> Moved:
+def movements_of_jobs(tx: Connection, names: Sequence[str]) -> dict[str, Movements]:
+    """The same for many jobs, by id."""
+    columns = (transfers.c.job, transfers.c.code, transfers.c.debit, transfers.c.credit, transfers.c.amount_fen)
+    moved = (Phase.POSTED.value, Phase.POST.value)
+    found: dict[str, list[tuple[Code, AccountId, AccountId, int]]] = {}
+    query = select(*columns).where(transfers.c.job.in_(names), transfers.c.phase.in_(moved)).order_by(transfers.c.seq)
+    for job, code, debit, credit, fen in tx.execute(query):
+        found.setdefault(job, []).append((Code(code), AccountId(debit), AccountId(credit), int(fen)))
+    return dict(found)
+
+
+def net_of(movements: Movements, codes: Sequence[Code], reverse: Sequence[Code]) -> Moved:
     """The movements of these codes per (debit, credit), less those of their reversals."""
     found: dict[tuple[AccountId, AccountId], int] = {}
     for code, debit, credit, fen in movements:
@@ -462,7 +470,16 @@ def open_review(
 
 def open_holds(tx: Connection, job: str) -> list[RowMapping]:
     """A job's holds that are not resolved yet."""
-    return list(tx.execute(select(holds).where(holds.c.job == job, holds.c.state == "held")).mappings())
+    return open_holds_of(tx, [job]).get(job, [])
+
+
+def open_holds_of(tx: Connection, names: Sequence[str]) -> dict[str, list[RowMapping]]:
+    """The same for many jobs, by id."""
+    query = select(holds).where(holds.c.job.in_(names), holds.c.state == "held")
+    found: dict[str, list[RowMapping]] = {}
+    for row in tx.execute(query.order_by(holds.c.lease, holds.c.year, holds.c.generation)).mappings():
+        found.setdefault(row["job"], []).append(row)
+    return found
 
 
 def count_transfers(tx: Connection) -> int:

@@ -7,7 +7,7 @@ nothing itself: what to start is `plan`, what a state becomes is the state table
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -29,8 +29,10 @@ from scheduler.policy import Policy
 from scheduler.ports import Backend, Budget, Held
 from scheduler.refusal import Refusal
 from scheduler.schema import jobs, leases, pools
+from scheduler.usage import UsageRecord
 
 log = structlog.get_logger("loop")
+INTERIM_BATCH = 50  # jobs whose daily settlements share a commit
 GRACE_MS = 10_000  # between a stop signal and SIGKILL where the job declares none
 REPLAN_AFTER = timedelta(seconds=5)  # time alone can change a plan: silent nodes, dated terms
 
@@ -75,8 +77,8 @@ class Loop:
         """One round over everything that is stored."""
         with self.database.read() as tx:
             held = [dict(row) for row in store.held_leases(tx)]
-        for row in held:
-            self._attend(row)
+        due = [records for records in (self._attend(row) for row in held) if records]
+        self._settle_until_midnight(due)
         self._place()
         with self.database.write() as tx:
             self.budget.sweep(tx, self.clock.now())
@@ -84,16 +86,17 @@ class Loop:
 
     # --- leases that exist ----------------------------------------------------------------------------------------
 
-    def _attend(self, row: Mapping[str, Any]) -> None:
+    def _attend(self, row: Mapping[str, Any]) -> list[UsageRecord]:
+        """The lease is one step on; returns what it used up to the last local midnight and nobody recorded yet."""
         backend = self.backends.get(row["backend"])
         if backend is None:
             log.warning("backend_missing", lease=row["id"], backend=row["backend"])
-            return
+            return []
         (seen,) = backend.observe([LeaseId(row["id"])])
         if seen.all_ended:
             self._finish(row, seen)
             backend.forget(LeaseId(row["id"]))
-            return
+            return []
         with self.database.read() as tx:
             job = store.job_row(tx, row["job"])
         assert job is not None, "a lease row references its job"
@@ -108,7 +111,7 @@ class Loop:
                 self._stop(backend, row, lease, _stop_cause(seen))
             if absent:
                 self._launch(backend, lease)  # also after a stop: a member told to stop before it starts must say so
-        self._meter_until_midnight(row, seen)
+        return self._until_midnight(row, seen)
 
     def _stop(self, backend: Backend, row: Mapping[str, Any], lease: Lease, cause: Cause) -> None:
         checkpoint = lease.spec.checkpoint
@@ -137,17 +140,40 @@ class Loop:
                 facts={"started_at_ms": to_ms(start), "pids": [m.pid for m in seen.members]},
             )
 
-    def _meter_until_midnight(self, row: Mapping[str, Any], seen: Observation) -> None:
-        """At each local midnight a running job's usage so far is recorded and settled (interim settlement)."""
+    def _until_midnight(self, row: Mapping[str, Any], seen: Observation) -> list[UsageRecord]:
         with self.database.read() as tx:
             stored = tx.execute(select(leases).where(leases.c.id == row["id"])).mappings().one()
             pool = tx.execute(select(pools).where(pools.c.id == row["pool"])).mappings().one()
-        records = usage_until(stored, pool, seen, self.clock.boot_ms(), self.zone)
-        for record in records:
-            with self.database.write() as tx:
-                store.add_usage(tx, record)
-                tx.execute(update(leases).where(leases.c.id == row["id"]).values(metered_until_ms=to_ms(record.end)))
-                self.budget.charge(tx, JobId(row["job"]), self.clock.now(), final=False)
+        return list(usage_until(stored, pool, seen, self.clock.boot_ms(), self.zone))
+
+    def _settle_until_midnight(self, due: Sequence[list[UsageRecord]]) -> None:
+        """At each local midnight running jobs' usage so far is recorded and settled (interim settlement), many a commit.
+
+        A batch that fails is tried job by job, so that one bad job never keeps the others from being settled.
+        """
+        for first in range(0, len(due), INTERIM_BATCH):
+            batch = due[first : first + INTERIM_BATCH]
+            try:
+                self._settle_interim(batch)
+            except Exception:
+                if len(batch) == 1:
+                    raise
+                log.exception("interim_batch_failed", jobs=[records[0].job for records in batch])
+                for records in batch:
+                    try:
+                        self._settle_interim([records])
+                    except Exception:
+                        log.exception("interim_failed", job=records[0].job)
+
+    def _settle_interim(self, batch: Sequence[list[UsageRecord]]) -> None:
+        with self.database.write() as tx:
+            for records in batch:
+                for record in records:
+                    store.add_usage(tx, record)
+                until = {"metered_until_ms": to_ms(records[-1].end)}
+                tx.execute(update(leases).where(leases.c.id == records[-1].lease).values(**until))
+            names = list(dict.fromkeys(records[0].job for records in batch))
+            self.budget.charge(tx, names, self.clock.now(), final=False)
 
     def _finish(self, row: Mapping[str, Any], seen: Observation) -> None:
         """The lease is over: usage, state, devices and money change in one transaction, or none of them does."""
@@ -170,7 +196,7 @@ class Loop:
                 now=now,
             )
             self._end_job(tx, JobId(row["job"]), LeaseId(row["id"]), ending, seen, now)
-            self.budget.charge(tx, JobId(row["job"]), now, final=True)
+            self.budget.charge(tx, [JobId(row["job"])], now, final=True)
 
     def _end_job(
         self, tx: Connection, job: JobId, lease: LeaseId, ending: Ending, seen: Observation, now: datetime
@@ -266,7 +292,7 @@ class Loop:
             event = Event.REJECTED if state is State.RESERVED else Event.NODE_FAILED
             facts = {"code": refusal.code, **dict(refusal.facts)}
             store.move(tx, lease.job, event, now, lease=lease.id, facts=facts, cause=Cause.LAUNCH_FAILED.value)
-            self.budget.charge(tx, lease.job, now, final=True)
+            self.budget.charge(tx, [lease.job], now, final=True)
 
 
 def _stop_wanted(row: Mapping[str, Any], job: RowMapping, seen: Observation) -> bool:

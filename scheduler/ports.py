@@ -29,8 +29,8 @@ class Budget(Protocol):
     def hold(self, tx: Any, lease: Lease, now: datetime) -> Held | Refusal:
         """Reserve the voucher money a lease may draw, one hold per local year its time limit touches."""
 
-    def charge(self, tx: Any, job: JobId, now: datetime, *, final: bool) -> None:
-        """Settle what a job's usage records say so far; final: and release what is left of its holds."""
+    def charge(self, tx: Any, jobs: Sequence[JobId], now: datetime, *, final: bool) -> None:
+        """Settle what each job's usage records say so far; final: and release what is left of its holds."""
 
     def terms(self, tx: Any, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
         """Price, voucher rate and room of every firm in every pool."""

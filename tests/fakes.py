@@ -105,8 +105,8 @@ class FreeBudget:
     def hold(self, tx: Any, lease: Lease, now: datetime) -> Held | Refusal:
         return self.refuse or Held()
 
-    def charge(self, tx: Any, job: JobId, now: datetime, *, final: bool) -> None:
-        self.charged.append((job, final))
+    def charge(self, tx: Any, jobs: Sequence[JobId], now: datetime, *, final: bool) -> None:
+        self.charged += [(job, final) for job in jobs]
 
     def terms(self, tx: Any, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
         return ()

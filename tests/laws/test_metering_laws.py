@@ -63,7 +63,7 @@ def test_settling_twice_changes_nothing(platform: Platform) -> None:
     before = platform.rows(transfers)
 
     with platform.database.write() as tx:
-        platform.budget.charge(tx, JobId(job), platform.clock.now(), final=True)
+        platform.budget.charge(tx, [JobId(job)], platform.clock.now(), final=True)
 
     assert before == platform.rows(transfers)
     first, second = platform.rows(settlements)
