@@ -21,6 +21,7 @@ from typing import Protocol, runtime_checkable
 from adapters.accelerator import Accelerator, Health
 from adapters.adapter import Adapter
 from adapters.sample import Sample
+from adapters.witness import Witness
 
 CAPACITY = 720  # batches: two hours at one every 10 s
 BEAT_EVERY_S = 10.0
@@ -49,7 +50,8 @@ class AgentStatus:
     """Where the agent stands.
 
     waiting, thinned, delivered: samples. problem: why the last delivery failed, None if it did not.
-    adapters: what adapters could not answer at the last beat or reading.
+    adapters: what adapters could not answer at the last beat or reading. events: signed events that wait, None where
+    the agent signs none. unsaid: why, at the last look, something was not said or not sent.
     """
 
     waiting: int
@@ -57,6 +59,8 @@ class AgentStatus:
     delivered: int
     problem: str | None
     adapters: tuple[str, ...]
+    events: int | None = None
+    unsaid: tuple[str, ...] = ()
 
 
 class Agent:
@@ -64,7 +68,8 @@ class Agent:
 
     adapters: those of this host; an absent vendor is skipped, a failing one hides no other.
 
-    clock: gives aware UTC. capacity: batches that may wait, at least 2.
+    clock: gives aware UTC. capacity: batches that may wait, at least 2. witness: signs which allocations hold the
+    devices; None: nothing is sworn to.
     """
 
     def __init__(
@@ -76,9 +81,11 @@ class Agent:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         capacity: int = CAPACITY,
+        witness: Witness | None = None,
     ) -> None:
         if capacity < 2:
             raise ValueError(f"capacity: {capacity} is below 2; nothing could be thinned")
+        self._witness = witness
         self._node, self._adapters, self._push, self._clock = node, tuple(adapters), push, clock
         self._capacity = capacity
         self._queue: list[tuple[Sample, ...]] = []
@@ -111,6 +118,16 @@ class Agent:
                 devices += [_doubted(device) for device in self._known.get(place, ())]
         return self._deliver(partial(self._push.heartbeat, self._node, tuple(devices), now))
 
+    def attest(self) -> int:
+        """What holds the node's devices now is on disk, signed, and sent unless the platform is away.
+
+        Returns how many events still wait; 0 without a witness. Devices are those of the last beat.
+        """
+        if self._witness is None:
+            return 0
+        devices = [device for found in self._known.values() for device in found]
+        return self._witness.look(devices, online=self._problem is None)
+
     def sample(self, now: datetime) -> int:
         """Every device was read, idle ones too, and all that waits was offered.
 
@@ -140,13 +157,14 @@ class Agent:
         return sum(len(waiting) for waiting in self._queue)
 
     def run(self, stop: threading.Event, period_s: float) -> None:
-        """Beat and sample until `stop` is set; a late round is not made up for, so no two follow at once."""
+        """Beat, attest and sample until `stop` is set; a late round is not made up for, so no two follow at once."""
         beat_due = 0.0
         while not stop.is_set():
             began = time.monotonic()
             if began >= beat_due:
                 self.beat(self._clock())
                 beat_due = began + max(period_s, BEAT_EVERY_S)
+            self.attest()
             self.sample(self._clock())
             stop.wait(max(period_s - (time.monotonic() - began), 0.0))
 
@@ -158,6 +176,8 @@ class Agent:
             delivered=self._delivered,
             problem=self._problem,
             adapters=tuple(self._problems[key] for key in sorted(self._problems)),
+            events=None if self._witness is None else len(self._witness.spool),
+            unsaid=() if self._witness is None else self._witness.problems,
         )
 
     def _thin(self) -> None:

@@ -41,16 +41,30 @@ def read_assignments(directory: Path) -> tuple[Assignment, ...]:
     AdapterError names a file that is not an assignment. A file that goes while we read is no longer an
     assignment.
     """
-    found = []
+    found, unread = scan_assignments(directory)
+    for problem in unread.values():
+        raise problem
+    return found
+
+
+def scan_assignments(directory: Path) -> tuple[tuple[Assignment, ...], dict[str, AdapterError]]:
+    """(assignments in name order, why each other file could not be read by the allocation it is named for).
+
+    One spoiled file hides no other.
+    """
+    found, unread = [], {}
     for path in sorted(directory.glob("*.json")):
         try:
-            text = path.read_text(encoding="utf-8")
+            found.append(_parse(path.read_text(encoding="utf-8"), path))
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:
-            raise AdapterError(f"{path}: cannot be read: {error}") from error
-        found.append(_parse(text, path))
-    return tuple(found)
+            problem = AdapterError(f"{path}: cannot be read: {error}")
+            problem.__cause__ = error
+            unread[path.stem] = problem
+        except AdapterError as problem:
+            unread[path.stem] = problem
+    return tuple(found), unread
 
 
 def write_assignment(directory: Path, assignment: Assignment) -> None:

@@ -47,6 +47,9 @@ class Kind(enum.StrEnum):
     MIGRATED = "migrated"
 
 
+_KINDS = {f"{TYPE_PREFIX}{kind}{TYPE_SUFFIX}": kind for kind in Kind}
+
+
 class EventInvalid(ValueError):
     """A document is not one of our events. field, value, expected: what is wrong and what would be right."""
 
@@ -177,9 +180,8 @@ def parse(document: object) -> Signed:
         if body[field] != expected:
             raise EventInvalid(field, body[field], expected)
     kind, source = body["type"], body["source"]
-    known = {f"{TYPE_PREFIX}{kind}{TYPE_SUFFIX}": kind for kind in Kind}
-    if not isinstance(kind, str) or kind not in known:
-        raise EventInvalid("type", kind, f"one of {', '.join(known)}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise EventInvalid("type", kind, f"one of {', '.join(_KINDS)}")
     if not isinstance(source, str) or not source.startswith(SOURCE_PREFIX):
         raise EventInvalid("source", source, f"{SOURCE_PREFIX}<node>")
     if not isinstance(data["devices"], list):
@@ -187,7 +189,7 @@ def parse(document: object) -> Signed:
     if not isinstance(body["signature"], str):
         raise EventInvalid("signature", body["signature"], "64 bytes in base64url")
     event = Event(
-        kind=known[kind],
+        kind=_KINDS[kind],
         node=source.removeprefix(SOURCE_PREFIX),
         boot=data["boot"],
         allocation=data["allocation"],

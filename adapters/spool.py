@@ -13,14 +13,14 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from adapters.chain import GENESIS
+from adapters.chain import GENESIS, instant, timestamp
 from adapters.event import Event, EventInvalid, Kind, Signed, key_id_of, parse, sign
 
 CAPACITY = 100_000  # events; at one heartbeat a minute and 8 allocations, eight days
@@ -51,10 +51,20 @@ class SpoolBusy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The last event of an open stream. began_ms: reading of the agent's monotonic clock at the stream's start."""
+    """The last event of an open stream. began_ms: reading of the agent's monotonic clock at the stream's start.
+
+    began_at: the start's own time, from which the platform reckons; None where the spool no longer tells.
+    """
 
     signed: Signed
     began_ms: int
+    began_at: datetime | None = None
+
+    @property
+    def end(self) -> datetime:
+        """Where the stream ends as the platform reckons it: its start and the length it carries."""
+        event = self.signed.event
+        return event.at if self.began_at is None else self.began_at + timedelta(milliseconds=event.monotonic_ms)
 
 
 class Spool:
@@ -140,7 +150,9 @@ class Spool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _keep(self, signed: Signed, began_ms: int | None, *, waits: bool = True) -> None:
+    def _keep(
+        self, signed: Signed, began_ms: int | None, began_at: datetime | None = None, *, waits: bool = True
+    ) -> None:
         """began_ms: None for an event of a stream that has stopped since; it only waits."""
         if waits:
             self._waiting[signed.event.id] = signed.document()
@@ -150,7 +162,11 @@ class Spool:
         if signed.event.kind is Kind.STOPPED:
             self._tails.pop(signed.event.stream, None)
         elif known is None or known.signed.event.seq < signed.event.seq:
-            self._tails[signed.event.stream] = Tail(signed, began_ms)
+            if signed.event.kind is Kind.STARTED:
+                began_at = signed.event.at
+            elif known is not None:
+                began_at = known.began_at
+            self._tails[signed.event.stream] = Tail(signed, began_ms, began_at)
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         text = b"".join(_line(line) for line in lines)
@@ -178,7 +194,8 @@ class Spool:
                 elif "abandoned" in body:
                     self._tails.pop(tuple(body["abandoned"]), None)
                 else:
-                    self._keep(parse(body["event"]), body["began_ms"], waits=not body.get("sent", False))
+                    began_at = instant(body["began_at"]) if body.get("began_at") else None
+                    self._keep(parse(body["event"]), body["began_ms"], began_at, waits=not body.get("sent", False))
             except (ValueError, KeyError, TypeError, EventInvalid) as error:
                 raise SpoolDamaged(self._path, number, str(error)) from error
             self._lines += 1
@@ -188,11 +205,10 @@ class Spool:
         lines: list[dict[str, Any]] = []
         for tail in self._tails.values():
             if tail.signed.event.id not in self._waiting:
-                lines.append({"event": tail.signed.document(), "began_ms": tail.began_ms, "sent": True})
+                lines.append({"event": tail.signed.document(), **_began(tail), "sent": True})
         for document in self._waiting.values():
             stream = parse(document).event.stream
-            began = self._tails[stream].began_ms if stream in self._tails else None
-            lines.append({"event": document, "began_ms": began})
+            lines.append({"event": document, **_began(self._tails.get(stream))})
         draft = self._path.with_name(self._path.name + ".draft")
         handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         _write(handle, b"".join(_line(line) for line in lines))
@@ -225,13 +241,27 @@ class EventWriter:
         known = self.spool.tail(self._stream(allocation))
         if known is not None:
             return known.signed
+        made = self.opened(allocation, devices, share_permille=share_permille, model=model)
+        self.spool.put([made])
+        return made[0]
+
+    def opened(
+        self,
+        allocation: str,
+        devices: Sequence[str],
+        *,
+        share_permille: int = 1000,
+        model: str | None = None,
+        at: datetime | None = None,
+    ) -> tuple[Signed, int]:
+        """A stream's first event with the reading of the clock it counts from; nothing is on disk yet. at: now."""
         event = Event(
             kind=Kind.STARTED,
             node=self.node,
             boot=self.boot,
             allocation=allocation,
             seq=1,
-            at=_whole(self.now()),
+            at=_whole(at or self.now()),
             devices=tuple(devices),
             share_permille=share_permille,
             monotonic_ms=0,
@@ -240,9 +270,29 @@ class EventWriter:
             key_id=key_id_of(self.key.public_key()),
             model=model,
         )
-        signed = sign(event, self.key)
-        self.spool.put([(signed, self.boot_ms())])
-        return signed
+        return sign(event, self.key), self.boot_ms()
+
+    def continued(
+        self, tail: Tail, kind: Kind, devices: Sequence[str] = (), *, in_the_past: bool = False
+    ) -> tuple[Signed, int]:
+        """What follows a stream's last event; nothing is on disk yet. devices: those of before if none.
+
+        in_the_past: it happened no later than the last event, as nothing is known of the time since.
+        """
+        last = tail.signed.event
+        since = last.monotonic_ms if in_the_past else self.boot_ms() - tail.began_ms
+        event = replace(
+            last,
+            kind=kind,
+            seq=last.seq + 1,
+            at=last.at if in_the_past else _whole(self.now()),
+            monotonic_ms=max(since, last.monotonic_ms),
+            devices=tuple(devices) or last.devices,
+            prev_hash=tail.signed.hash,
+            agent_version=self.agent_version,
+            key_id=key_id_of(self.key.public_key()),
+        )
+        return sign(event, self.key), tail.began_ms
 
     def heartbeat(self, allocations: Iterable[str]) -> list[Signed]:
         """Each still holds its devices; one write to disk for all of them. KeyError for one that is not open."""
@@ -269,19 +319,7 @@ class EventWriter:
         tail = self.spool.tail(self._stream(allocation))
         if tail is None:
             raise KeyError(f"{allocation} is not open on {self.node} in boot {self.boot}")
-        last = tail.signed.event
-        event = replace(
-            last,
-            kind=kind,
-            seq=last.seq + 1,
-            at=_whole(self.now()),
-            monotonic_ms=max(self.boot_ms() - tail.began_ms, last.monotonic_ms),
-            devices=devices or last.devices,
-            prev_hash=tail.signed.hash,
-            agent_version=self.agent_version,
-            key_id=key_id_of(self.key.public_key()),
-        )
-        return sign(event, self.key), tail.began_ms
+        return self.continued(tail, kind, devices or ())
 
 
 def deliver(
@@ -303,6 +341,12 @@ def deliver(
 
 def _whole(at: datetime) -> datetime:
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def _began(tail: Tail | None) -> dict[str, Any]:
+    if tail is None:
+        return {"began_ms": None}
+    return {"began_ms": tail.began_ms, "began_at": timestamp(tail.began_at) if tail.began_at else None}
 
 
 def _line(body: Mapping[str, Any]) -> bytes:

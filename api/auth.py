@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from api.problems import Problem
 from api.schema import api_keys, sessions
+from metering.acts import Actor
 from scheduler.clock import to_ms
 
 ROLES = ("provider", "firm", "operator", "reviewer", "finance", "auditor", "agent")
@@ -73,9 +74,9 @@ ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/contracts/{contract}"): ZONE | PARTIES,
     ("POST", "/v1/contracts"): OPERATOR,
     ("GET", "/v1/invoices"): ZONE | PARTIES,
-    ("POST", "/v1/invoices"): OPERATOR | PARTIES,
+    ("POST", "/v1/invoices"): frozenset({"operator", "provider"}),
     ("GET", "/v1/slips"): ZONE | PARTIES,
-    ("POST", "/v1/slips"): OPERATOR | PARTIES,
+    ("POST", "/v1/slips"): OPERATOR,
     ("POST", "/v1/relations"): frozenset({"firm", "operator"}),
     ("GET", "/v1/other-supports"): ZONE | {"firm"},
     ("POST", "/v1/other-supports"): frozenset({"firm", "operator"}),
@@ -113,7 +114,7 @@ ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/policies/cases"): ZONE,
     ("GET", "/v1/policies/simulate"): ZONE,
     ("GET", "/v1/snapshot"): OPERATOR,
-    ("POST", "/v1/keys"): OPERATOR,
+    ("POST", "/v1/keys"): DECIDE,
     ("POST", "/v1/agents/heartbeat"): frozenset({"agent"}),
     ("POST", "/v1/agents/samples"): frozenset({"agent"}),
     ("POST", "/v1/agents/enrolments"): frozenset({"operator", "provider"}),
@@ -123,6 +124,7 @@ ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/usage-events"): frozenset({"agent"}),
     ("GET", "/v1/usage-events"): ZONE,
     ("GET", "/v1/usage-events/quarantined"): ZONE,
+    ("POST", "/v1/usage-events/quarantined/{number}/answers"): OPERATOR,
     ("POST", "/v1/usage-events/closed-streams"): OPERATOR,
 }
 
@@ -139,6 +141,16 @@ class Principal:
     def firm(self) -> str | None:
         """The only firm this principal may see; None when it may see all."""
         return (self.tenant or "") if self.role == "firm" else None
+
+    @property
+    def party(self) -> str | None:
+        """The firm or provider whose own things alone this principal may see; None when it may see all."""
+        return (self.tenant or "") if self.role in TENANT_ROLES else None
+
+    @property
+    def actor(self) -> Actor:
+        """The principal as the one who acts on a case."""
+        return Actor(by=self.key_id, role=self.role)
 
     @property
     def provider(self) -> str | None:

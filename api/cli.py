@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 refused or a law broken, 2 usage or bad input, 3 unavailable
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,12 +52,25 @@ COMMANDS = {
         "where any number comes from, down to the evidence",
     ),
     "usage": Entry("money", "用量记录", "usage records"),
+    "contract": Entry("papers", "合同", "contracts"),
+    "invoice": Entry("papers", "发票", "invoices"),
+    "slip": Entry("papers", "银行回单", "bank slips"),
+    "clearing": Entry("clearing", "清算：核验、批次、审批与兑付", "clearing: verify, batch, approve and pay"),
+    "dispute": Entry("clearing", "对结算单的争议", "disputes of settlements"),
+    "refund": Entry("clearing", "退还作业的部分费用", "give back part of a job's fee"),
+    "correct": Entry("clearing", "按现在的事实重新结算作业", "settle a job again under today's facts"),
+    "clawback": Entry("clearing", "追缴", "what has to be paid back"),
+    "subsidy": Entry("programmes", "国产芯片服务器补贴的项目", "projects of the domestic-chip server subsidy"),
+    "model-voucher": Entry("programmes", "模型券的申请", "applications for the model voucher"),
+    "programmes": Entry("programmes", "各类项目：开放或冻结", "each programme: open or frozen"),
+    "freeze": Entry("programmes", "立即冻结一类项目", "freeze a programme at once"),
+    "unfreeze": Entry("programmes", "解除一类项目的冻结", "lift a programme's freeze"),
     "policy": Entry("policy", "政策参数与条款", "the policy's parameters and clauses"),
     "review": Entry("zone", "待人工复核的事项", "what waits for a person's review"),
     "demo": Entry("service", "在本机演示全过程", "the whole journey on this machine"),
     "serve": Entry("service", "启动平台：接口、页面与调度循环", "run the platform: routes, pages and the loop"),
     "loop": Entry("service", "只运行调度循环", "run the loop alone"),
-    "agent": Entry("service", "运行节点代理", "run a node's agent"),
+    "agent": Entry("agent", "运行节点代理", "run a node's agent"),
     "migrate": Entry("service", "把数据库升级到当前版本", "bring the database to this version"),
     "backup": Entry("keeping", "平台运行中备份整个数据库", "keep the whole database in one file, while it runs"),
     "restore": Entry("keeping", "由备份恢复到空数据库", "make an empty database what a backup holds"),
@@ -90,10 +104,12 @@ class LazyGroup(typer.core.TyperGroup):
             return None
         module = importlib.import_module(f"api.commands.{entry.module}")
         single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        function = getattr(module, cmd_name)
+        function = getattr(module, cmd_name.replace("-", "_"))
         summary = entry.zh if language() == "zh" else entry.en
         options = {"help_option_names": ["-h", "--help"]}
-        single.command(cmd_name, help=f"{summary}\n\n{function.__doc__ or ''}", context_settings=options)(function)
+        single.command(
+            cmd_name, help=f"{summary}\n\n{inspect.cleandoc(function.__doc__ or '')}", context_settings=options
+        )(function)
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -9,16 +9,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from sqlalchemy import func, select
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection, func, select
 
 from adapters.accelerator import Accelerator, Source
 from adapters.agent import Agent
+from adapters.event import key_id_of, public_text
 from adapters.sample import Sample
+from adapters.spool import SpoolBusy, SpoolDamaged
 from adapters.vendors.simulated import Declaration, Simulated
+from adapters.witness import Host, Witness, host_boot, load_key
+from metering import enrolment
+from metering.events import examine, ingest
 from scheduler import store
+from scheduler.refusal import Refusal
 from scheduler.schema import devices, nodes, pools
 
 if TYPE_CHECKING:
@@ -43,6 +51,53 @@ class LocalPush:
         with self.services.database.write() as tx:
             store.add_samples(tx, batch)
 
+    def events(self, batch: list[dict[str, Any]], sent_at: datetime) -> list[dict[str, Any]]:
+        """One {id, status} per signed event: the platform has each of them."""
+        with self.services.database.read() as tx:
+            examined = examine(tx, batch)
+        with self.services.database.write() as tx:
+            outcomes = ingest(tx, examined, self.services.clock.now(), sent_at=sent_at)
+        for outcome in outcomes:
+            if outcome.status == "quarantined":
+                log.warning("event_quarantined", id=outcome.id, code=outcome.code, facts=dict(outcome.facts))
+        return [{"id": outcome.id, "status": outcome.status} for outcome in outcomes]
+
+
+def witness_of(services: Services, node: str, assignments: Path) -> Witness | None:
+    """The node's witness with a key that speaks for it, enrolled now if it was not; None, and why in the log, if not.
+
+    Its directory is `agents/<node>` of the data directory. The code is issued and used in one transaction, by the same
+    rules as an operator's.
+    """
+    directory = services.settings.data_dir / "agents" / node
+    host = Host(boot=host_boot(), now=services.clock.now, boot_ms=services.clock.boot_ms)
+    try:
+        key = load_key(directory)
+        with services.database.write() as tx:
+            refusal = _enrol(tx, node, key, services.clock.now())
+        if refusal is not None:
+            log.warning("agent_not_enrolled", node=node, code=refusal.code, facts=dict(refusal.facts))
+            return None
+        return Witness(node, directory, assignments, LocalPush(services).events, host)
+    except (OSError, ValueError, SpoolBusy, SpoolDamaged) as problem:
+        log.error("agent_signs_nothing", node=node, problem=f"{type(problem).__name__}: {problem}")
+        return None
+
+
+def _enrol(tx: Connection, node: str, key: Ed25519PrivateKey, now: datetime) -> Refusal | None:
+    identity = key_id_of(key.public_key())
+    known = enrolment.keys_of(tx, [identity]).get(identity)
+    if known is not None:
+        usable = known["node"] == node and known["revoked_from_ms"] is None
+        return None if usable else Refusal(code="KEY_REVOKED", facts={"key": identity})
+    site = tx.execute(select(pools.c.site).join(nodes, nodes.c.pool == pools.c.id).where(nodes.c.id == node)).scalar()
+    code = enrolment.issue_code(tx, site=str(site), node=node, by="embedded", now=now)
+    if isinstance(code, Refusal):
+        return code
+    public, word = public_text(key.public_key()), enrolment.proof(key, code)
+    got = enrolment.enrol(tx, code=code, key=public, proof=word, now=now)
+    return got if isinstance(got, Refusal) else None
+
 
 class EmbeddedAgents:
     """beat() once for every simulated node of the local backend; run() beats until told to stop."""
@@ -52,17 +107,22 @@ class EmbeddedAgents:
         self.assignments = services.settings.data_dir / "assignments"
         self.assignments.mkdir(exist_ok=True)
         self._agents: dict[str, Agent] = {}
+        self._witnesses: list[Witness] = []
         self._beats = 0
 
     def beat(self) -> None:
-        """Every simulated node is heard from, and its devices are read."""
+        """Every simulated node is heard from, what holds its devices is signed, and they are read."""
         now = self.services.clock.now()
         for node, model, count in self._declared():
             if node not in self._agents:
                 declaration = Declaration(node=node, model=model, count=count)
                 adapter = Simulated((declaration,), assignments_dir=self.assignments, catalog=self.services.catalog)
-                self._agents[node] = Agent(node, [adapter], LocalPush(self.services), self.assignments)
+                witness = witness_of(self.services, node, self.assignments)
+                if witness is not None:
+                    self._witnesses.append(witness)
+                self._agents[node] = Agent(node, [adapter], LocalPush(self.services), self.assignments, witness=witness)
             self._agents[node].beat(now)
+            self._agents[node].attest()
             if self._beats % SAMPLE_EVERY == 0:
                 self._agents[node].sample(now)
         self._beats += 1
@@ -87,6 +147,12 @@ class EmbeddedAgents:
             except Exception:
                 log.exception("beat_failed")
             stop.wait(period_s)
+        self.close()
+
+    def close(self) -> None:
+        """Spools are let go; what they hold waits for the next start."""
+        while self._witnesses:
+            self._witnesses.pop().close()
 
     def start(self, stop: threading.Event) -> threading.Thread:
         """A first beat now, then a thread of its own."""

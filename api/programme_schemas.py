@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, Field
 
-from api.schemas import Body, CreditCode, Id, Name
+from api.schemas import Body, CreditCode, Id, Instant, Name
 from metering.contracts import TAX_BASES
 from metering.disputes import REASONS
 from metering.ledger import Programme
@@ -16,7 +17,15 @@ from metering.support import MODEL_USES
 Fen = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Signed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Day = Annotated[str, Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")]
+
+
+def _day(value: str) -> str:
+    """The text of a day that is on the calendar."""
+    date.fromisoformat(value)
+    return value
+
+
+Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_day)]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,79}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Reason = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -39,8 +48,8 @@ class Contract(Body):
     buyer: CreditCode
     seller: CreditCode
     signed_on: Day
-    start: Annotated[AwareDatetime, Field(alias="from", strict=False)]
-    end: Annotated[AwareDatetime, Field(alias="to", strict=False)]
+    start: Annotated[Instant, Field(alias="from")]
+    end: Annotated[Instant, Field(alias="to")]
     amount_fen: Fen
     tax_basis: Literal[TAX_BASES]  # type: ignore[valid-type]
     support_cap_fen: Fen | None = None
@@ -67,7 +76,7 @@ class Slip(Body):
     invoice: Reference
     payer: CreditCode
     amount_fen: Annotated[int, Field(ge=1, le=2**53 - 1)]
-    paid_at: Annotated[AwareDatetime, Field(strict=False)]
+    paid_at: Instant
     sha256: Sha256
 
 
@@ -89,7 +98,7 @@ class Act(Body):
 
 
 class Payment(Body):
-    amount_fen: Fen
+    amount_fen: Annotated[int, Field(ge=1, le=2**53 - 1)]
     reference: Reference
 
 
@@ -128,7 +137,7 @@ class Price(Body):
 
     pool: Id
     price_fen_per_device_hour: Annotated[int, Field(ge=0, le=100_000_000)]
-    start: Annotated[AwareDatetime, Field(alias="from", strict=False)]
+    start: Annotated[Instant, Field(alias="from")]
     force: bool = False
     reason: Text = ""
 
@@ -178,8 +187,8 @@ class Relation(Body):
     provider: CreditCode
     firm: CreditCode | None = None
     fact: Literal["related", "unrelated"] = "unrelated"
-    start: Annotated[AwareDatetime, Field(alias="from", strict=False)]
-    end: Annotated[AwareDatetime | None, Field(alias="to", strict=False)] = None
+    start: Annotated[Instant, Field(alias="from")]
+    end: Annotated[Instant | None, Field(alias="to")] = None
     evidence: dict[str, Any] = Field(default_factory=dict)
 
 

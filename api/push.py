@@ -9,17 +9,20 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters.accelerator import Accelerator
 from adapters.chain import timestamp
+from adapters.event import public_text
 from adapters.sample import Sample
+from metering.enrolment import proof
 
 
 class HttpPush:
     """Raises httpx.HTTPError when the platform is away, PushRefused when it refuses; the agent keeps the batch and tries again."""
 
-    def __init__(self, server: str, key: str, transport: httpx.BaseTransport | None = None) -> None:
-        headers = {"Authorization": f"Bearer {key}"}
+    def __init__(self, server: str, key: str | None, transport: httpx.BaseTransport | None = None) -> None:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._http = httpx.Client(base_url=server, headers=headers, timeout=10.0, transport=transport)
 
     def heartbeat(self, node: str, devices: Sequence[Accelerator], at: datetime) -> None:
@@ -33,10 +36,20 @@ class HttpPush:
         body = [{**dataclasses.asdict(sample), "at": timestamp(sample.at)} for sample in batch]
         self._post("/v1/agents/samples", {"node": node, "samples": body})
 
-    def _post(self, path: str, body: dict[str, Any]) -> None:
+    def events(self, batch: list[dict[str, Any]], sent_at: datetime) -> list[dict[str, Any]]:
+        """One {id, status, code, facts} per signed event, in order: the platform has each of them."""
+        return list(self._post("/v1/usage-events", {"events": batch, "sent_at": timestamp(sent_at)})["items"])
+
+    def enrol(self, code: str, key: Ed25519PrivateKey) -> dict[str, Any]:
+        """The key speaks for the code's node; {key, node, site, enrolled_at, ...}. Asked again, the same answer."""
+        public = public_text(key.public_key())
+        return dict(self._post("/v1/agents/keys", {"code": code, "public_key": public, "proof": proof(key, code)}))
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
         answer = self._http.post(path, json=body, headers={"Idempotency-Key": uuid.uuid4().hex})
         if answer.is_error:
             raise PushRefused(_told(answer))
+        return answer.json() if answer.content else None
 
 
 class PushRefused(Exception):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from stdnum.cn import uscc
 from stdnum.exceptions import ValidationError
 
@@ -23,10 +23,56 @@ def _uscc(value: str) -> str:
 CreditCode = Annotated[str, Field(max_length=40), AfterValidator(_uscc)]
 
 
+FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+
+
+def _bounded(value: datetime) -> datetime:
+    """An instant that every database, calendar and program can hold, in any zone."""
+    if not FIRST <= value < LAST:
+        raise ValueError(f"{value.isoformat()} is not from {FIRST.year} to {LAST.year - 1}")
+    return value
+
+
+Instant = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_bounded)]
+
+
+def _clean(value: Any, where: str = "") -> Any:
+    """The value, when every text can be stored and hashed anywhere and every number is exact; ValueError says where not."""
+    if isinstance(value, str):
+        if "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"{where or 'text'} has a character that cannot be stored")
+    elif isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError(f"{where or 'number'}: {value} is no number")
+    elif isinstance(value, int):
+        if abs(value) >= 2**53:
+            raise ValueError(f"{where or 'number'}: {value} is beyond 2^53, not every reader keeps it exact")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            _clean(key, f"{where}/{key!r}")
+            _clean(each, f"{where}/{key}")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _clean(each, f"{where}/{index}")
+    return value
+
+
 class Body(BaseModel):
     """Strict: no unknown field, no value of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        return _clean(value)
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        start, end = getattr(self, "start", None), getattr(self, "end", None)
+        if start is not None and end is not None and end < start:
+            raise ValueError(f"/to {end.isoformat()} is before /from {start.isoformat()}")
+        return self
 
 
 class Party(Body):
@@ -107,8 +153,8 @@ class Fact(Body):
     subject_kind: Literal["firm", "site"]
     subject: Name
     fact: Annotated[str, Field(max_length=40)]
-    start: Annotated[AwareDatetime, Field(alias="from", strict=False)]
-    end: Annotated[AwareDatetime | None, Field(alias="to", strict=False)] = None
+    start: Annotated[Instant, Field(alias="from")]
+    end: Annotated[Instant | None, Field(alias="to")] = None
     evidence: dict[str, Any] = Field(default_factory=dict)
     withdraws: int | None = None
 
@@ -125,7 +171,7 @@ class Key(Body):
 
 class Heartbeat(Body):
     node: Id
-    at: Annotated[AwareDatetime, Field(strict=False)]
+    at: Instant
     devices: Annotated[list[Device], Field(max_length=256)]
 
 

@@ -16,7 +16,7 @@ from adapters.catalog import Catalog, load_catalog
 from api.migrations import upgrade
 from api.settings import Settings
 from api.telemetry import Telemetry
-from metering import checkpoint, events, listing, model_voucher, reconciliation
+from metering import checkpoint, events, listing, model_voucher, reconciliation, rooms
 from metering.budget import VoucherBudget
 from metering.parameters import ParameterError, load_origin_register, load_policies
 from metering.parameters.frozen import FrozenChanged, check_at_start
@@ -133,6 +133,7 @@ def build(settings: Settings, *, clock: Clock | None = None, backends: Mapping[s
             if (now - probed[0]).total_seconds() >= PROBE_EVERY_S:
                 with database.write() as tx:
                     listing.probe(tx, budget.policy.zone, now)
+                    rooms.raise_alerts(tx, budget.policy, now)
                     events.watch(tx, now)
                     yesterday = now.astimezone(budget.policy.zone).date() - timedelta(days=1)
                     if probed[0].astimezone(budget.policy.zone).date() == yesterday:

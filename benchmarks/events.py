@@ -2,6 +2,8 @@
 
 Two loads: `deep`, few allocations with many heartbeats each, as a spool is sent after an outage; `wide`, each batch
 of a hundred allocations of eight devices heard a few times, as minutes of a large zone. Each batch is one transaction.
+`apart` is how the service works: two senders, and signatures verified in processes beside before the transaction.
+load is the machine's load average when the run began: above 0.5 the rates are those of a busy machine.
 The same load on 10,000 and on 100,000 stored events shows whether cost grows with what is stored. cpu_us is this
 process's processor time for one event, which neighbours on a shared machine disturb less than the rate.
 """
@@ -12,18 +14,21 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, insert, select
 
-from adapters.event import Kind, Signed, verify
+from adapters.event import Kind, Signed, public_text, verify
 from api.migrations import upgrade
-from metering.event_schema import device_intervals, event_streams, usage_events
-from metering.events import _row, ingest
+from metering.event_schema import device_intervals, event_batches, event_streams, usage_events
+from metering.events import _row, examine, ingest
+from metering.verification import Processes
 from scheduler.clock import to_ms
 from scheduler.database import Database
+from scheduler.journal import append
 from scheduler.schema import devices
 from tests.fakes import NOON
 from tests.metering.event_cases import KEYS, Voice, furnish
@@ -37,7 +42,12 @@ LATER = NOON + timedelta(days=30)
 def measure() -> dict[str, Any]:
     """{verify_per_s, sqlite: …, postgresql: …}; for each database rates per second and their growth."""
     deep, wide = list(deep_load(EVENTS)), list(wide_load(EVENTS))
-    found: dict[str, Any] = {"events": EVENTS, "batch": BATCH, "verify_per_s": round(bare_verify(deep[:2000]))}
+    found: dict[str, Any] = {
+        "load": round(os.getloadavg()[0], 2),
+        "events": EVENTS,
+        "batch": BATCH,
+        "verify_per_s": round(bare_verify(deep[:2000])),
+    }
     with tempfile.TemporaryDirectory() as directory:
         url = f"sqlite:///{Path(directory) / 'e.db'}"
         bare = f"sqlite:///{Path(directory) / 'b.db'}"
@@ -63,6 +73,8 @@ def on(url: str, bare: str, deep: Sequence[Signed], wide: Sequence[Signed]) -> d
     deep_rate, deep_cpu = rate(database, deep[:third])
     wide_rate, wide_cpu = rate(database, wide)
     again, _ = rate(database, deep[:third], "duplicate")
+    apart = {"deep_apart_per_s": sent(database, deep_load(len(deep), "apart")),
+             "wide_apart_per_s": sent(database, wide_load(len(wide), "apart"))}  # fmt: skip
     fill(database, 10_000)
     few_rate, few_cpu = rate(database, deep[third : 2 * third])
     fill(database, 100_000)
@@ -74,6 +86,7 @@ def on(url: str, bare: str, deep: Sequence[Signed], wide: Sequence[Signed]) -> d
         "deep_cpu_us": round(deep_cpu),
         "wide_per_s": round(wide_rate),
         "wide_cpu_us": round(wide_cpu),
+        **apart,
         "duplicates_per_s": round(again),
         "on_10000_per_s": round(few_rate),
         "on_100000_per_s": round(many_rate),
@@ -83,21 +96,29 @@ def on(url: str, bare: str, deep: Sequence[Signed], wide: Sequence[Signed]) -> d
     }
 
 
-def deep_load(count: int) -> Iterator[Signed]:
+def deep_load(count: int, name: str = "deep") -> Iterator[Signed]:
     """Streams of 500 events on one device, one after another on eight devices."""
     for number in range(count // 500):
         voice = Voice(
-            allocation=f"deep_{number}.1", devices=(f"n1d{number % 8}",), start=NOON + timedelta(hours=number)
+            allocation=f"{name}_{number}.1",
+            devices=(f"n1d{number % 8}",),
+            start=NOON + timedelta(hours=number, days=-9 if name == "apart" else 0),
         )
         yield voice.say(Kind.STARTED)
         for beat in range(1, 500):
             yield voice.say(Kind.STOPPED if beat == 499 else Kind.HEARTBEAT, beat)
 
 
-def wide_load(count: int) -> Iterator[Signed]:
+def wide_load(count: int, name: str = "wide") -> Iterator[Signed]:
     """A hundred allocations of eight devices each, minute by minute; every batch hears of each of them a few times."""
     voices = [
-        Voice(node="n2", allocation=f"wide_{n}.1", devices=tuple(f"w{n}d{i}" for i in range(8))) for n in range(100)
+        Voice(
+            node="n2",
+            allocation=f"{name}_wide_{n}.1",
+            devices=tuple(f"w{n}d{i}" for i in range(8)),
+            start=NOON - timedelta(days=9 if name == "apart" else 0),
+        )
+        for n in range(100)
     ]
     for voice in voices:
         yield voice.say(Kind.STARTED)
@@ -133,6 +154,28 @@ def rate(database: Database, load: Sequence[Signed], status: str = "accepted") -
     return len(documents) / took, cpu / len(documents) * 1e6
 
 
+def sent(database: Database, load: Iterator[Signed], senders: int = 2) -> int:
+    """Events per second from parsed JSON to commit as the service does it: several senders, signatures verified apart."""
+    documents = [signed.document() for signed in load]
+    batches = [documents[at : at + BATCH] for at in range(0, len(documents), BATCH)]
+    verifier = Processes()
+    verifier([(public_text(KEYS["n1"].public_key()), b"", b"x" * 64)] * 200)  # its processes are up
+
+    def send(batch: list[dict[str, Any]]) -> set[str]:
+        with database.read() as tx:
+            examined = examine(tx, batch, verifier)
+        with database.write() as tx:
+            return {outcome.status for outcome in ingest(tx, examined, LATER)}
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(senders) as threads:
+        found = set().union(*threads.map(send, batches))
+    took = time.perf_counter() - began
+    verifier.close()
+    assert found == {"accepted"}, found
+    return round(len(documents) / took)
+
+
 def fill(database: Database, count: int) -> None:
     """As many stored events as `count`, with streams and device intervals of the past, written past the checks."""
     with database.write() as tx:
@@ -148,6 +191,8 @@ def fill(database: Database, count: int) -> None:
             tx.execute(insert(event_streams), [{**stream, **name}])
             span = {"device": f"n1d{at % 8}", "from_ms": at * 1000, "to_ms": at * 1000 + 500_000}
             tx.execute(insert(device_intervals), [{**interval, **name, **span}])
+        last = tx.execute(select(func.max(usage_events.c.number))).scalar_one()
+        append(tx, event_batches, {"last_number": last, "events": count - have, "root": "", "received_at_ms": 0})
 
 
 def bare_verify(load: Sequence[Signed]) -> float:

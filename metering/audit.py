@@ -18,7 +18,7 @@ from sqlalchemy import Connection, create_engine, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
 from adapters.chain import canonical, digest, instant
-from metering import audit_programmes, checkpoint
+from metering import audit_events, audit_programmes, checkpoint
 from metering.case import CaseError, settle_document
 from metering.ledger import AccountId, Balance, BrokenBooks, Code, Phase, Transfer, bounded, ledger_of, replay
 from metering.parameters import Registry, load_policies
@@ -96,6 +96,7 @@ def audit_connection(
         ("job states follow the story", lambda: _stories(tx)),
         ("pool prices are recorded prices", lambda: _prices(tx)),
         *audit_programmes.laws(tx),
+        *audit_events.laws(tx),
     ]
     found = []
     for law, check in laws:

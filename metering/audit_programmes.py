@@ -51,15 +51,13 @@ def _cases(tx: Connection) -> Broken | None:
             return name, f"{row['kind']} has no act {row['act']}"
         if row["before"] != before:
             return name, f"begins at {row['before']}, the case stood at {before}"
-        if before not in step.before or row["after"] != step.after:
+        if before not in step.before or row["after"] != (step.after or before):
             return name, f"{row['act']} does not lead from {before} to {row['after']}"
         if row["role"] not in step.roles:
             return name, f"{row['act']} is not for {row['role']}"
-        for pair in APART.get(row["kind"], ()):
-            if row["act"] in pair:
-                other = pair[0] if pair[1] == row["act"] else pair[1]
-                if did.get(case, {}).get(other) == row["by"]:
-                    return name, f"{row['by']} did both {other} and {row['act']}"
+        for first, second in APART.get(row["kind"], ()):
+            if row["act"] == second and did.get(case, {}).get(first) == row["by"]:
+                return name, f"{row['by']} did both {first} and {second}"
         did.setdefault(case, {})[row["act"]] = row["by"]
         now[case] = (row["after"], row["seq"])
     stored = {
@@ -88,9 +86,9 @@ def _invoices(tx: Connection) -> Broken | None:
 
 def _cleared(tx: Connection) -> Broken | None:
     for job in sorted(set(tx.execute(select(clearing_items.c.job)).scalars())):
-        due, back = clawback.due_of(tx, job), clawback.open_of(tx, job)
+        due, back = clawback.due_of(tx, job), clawback.cases_of(tx, job)
         for (provider, year), fen in clawback.cleared_of(tx, job).items():
-            most = max(due.get((provider, year), 0), 0) + back.get((provider, year), 0)
+            most = max(due.get((provider, year), 0), 0) + back.all_of((provider, year))
             if fen > most:
                 return f"clearing_items:{job}", f"{fen} fen cleared for {provider} in {year}, {most} due or clawed back"
     return None
@@ -109,8 +107,9 @@ def _paid(tx: Connection) -> Broken | None:
             return f"payments:{row['seq']}", f"{paid[row['batch']]} fen paid of {most.get(row['batch'], 0)}"
     for batch, fen in sorted(paid.items()):
         account = tx.execute(select(accounts).where(accounts.c.id == clearing_room(batch))).mappings().first()
+        beside = (Code.RECOVER.value, Code.WITHDRAW.value)
         offset = select(func.coalesce(func.sum(transfers.c.amount_fen), 0)).where(
-            transfers.c.debit == clearing_room(batch), transfers.c.code == Code.RECOVER.value
+            transfers.c.debit == clearing_room(batch), transfers.c.code.in_(beside)
         )
         gone = fen + int(tx.execute(offset).scalar_one())
         if account is None or account["credits_posted"] - account["debits_posted"] != most[batch] - gone:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import instant, timestamp
-from metering import acts, posting, rooms, store
+from metering import acts, posting, store
 from metering.case import settle_document
 from metering.facts import Interval, holds_at, intersect, subtract
 from metering.ledger import PROGRAMME, Code, Phase, Transfer, draw_pairs
@@ -151,12 +151,8 @@ class VoucherBudget:
         posting.charge(self, tx, jobs, now, final=final)
 
     def sweep(self, tx: Connection, now: datetime) -> int:
-        """Expire holds past their time whose lease holds no devices any more; prices that start now take effect.
-
-        Rooms that passed an alert threshold are raised for review.
-        """
+        """Expire holds past their time whose lease holds no devices any more; prices that start now take effect."""
         store.apply_prices(tx, now)
-        rooms.raise_alerts(tx, self.policy, now)
         query = (
             select(holds)
             .join(leases, leases.c.id == holds.c.lease)
@@ -179,13 +175,14 @@ class VoucherBudget:
         posted: Mapping[int, int],
         held: Mapping[int, int],
         providers: Mapping[str, str],
+        billed_under: str | None = None,
     ) -> dict[str, Any]:
         """The `yisuan settle` input for this usage now. Rooms are what is left plus what this job holds and has drawn.
 
         providers: of each lease; time with a related one draws nothing. While the programme or the firm's right is
-        frozen, only what is held or drawn already is room.
+        frozen, only what is held or drawn already is room. billed_under: the contract of the job's invoice, once it has one.
         """
-        state = self.voucher_state(reading, firm, asked.voucher)
+        state = self.voucher_state(reading, firm, asked.voucher, billed_under or asked.contract)
         left: Mapping[str, Mapping[int, int]] = {"pool": {}, "firm": {}}
         if state != "frozen":
             left = reading.rooms(firm)
@@ -237,10 +234,13 @@ class VoucherBudget:
             found = subtract(found, intersect(served, related))
         return found
 
-    def voucher_state(self, reading: Reading, firm: str, voucher: str) -> str:
-        """drawn | declined (the job says voucher: none) | unclaimed (no right claimed) | revoked | frozen."""
+    def voucher_state(self, reading: Reading, firm: str, voucher: str, contract: str | None = None) -> str:
+        """drawn | declined (the job says voucher: none) | foregone (its project takes another support, clause 4.4) |
+        unclaimed (no right claimed) | revoked | frozen."""
         if voucher == "none":
             return "declined"
+        if reading.foregone(firm, contract):
+            return "foregone"
         if reading.right(firm) is None:
             return "unclaimed"
         mine = reading.state("right", f"{PROGRAMME}:{firm}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from metering import acts, store
 from metering.acts import Actor
+from metering.batches import complete_if_paid, withdrawn_of
 from metering.ledger import (
     PROGRAMME,
     AccountId,
@@ -27,61 +30,108 @@ from metering.programme_schema import clearing_items, states
 from scheduler.refusal import Refusal
 
 COUNTED = ("submitted", "approved", "part_paid", "paid", "reconciled")  # batches whose items are spoken for
-DROPPED = ("dropped",)
+PENDING = ("opened", "noticed")
+RECOVERED = ("confirmed", "offset", "repaid")  # came back, or is owed back: if it falls due again, it is paid again
+LET_GO = ("dropped", "written_off")  # stays where it is, by a decision
+
+Key = tuple[str, int]  # (party, year)
 
 
-def cleared_of(tx: Connection, job: str) -> dict[tuple[str, int], int]:
-    """What batches took up of a job's support so far: {(provider, year): fen}."""
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """What is clawed back for a job, by state: {state: {(party, year): fen}}; pending: the ids of undecided cases."""
+
+    fen: Mapping[str, Mapping[Key, int]]
+    pending: Mapping[Key, tuple[str, ...]]
+
+    def of(self, states_: Sequence[str], key: Key) -> int:
+        return sum(self.fen.get(state, {}).get(key, 0) for state in states_)
+
+    def all_of(self, key: Key) -> int:
+        return self.of((*PENDING, *RECOVERED, *LET_GO), key)
+
+
+def cleared_of(tx: Connection, job: str) -> dict[Key, int]:
+    """What batches took up of a job's support and did not give up again: {(provider, year): fen}."""
     query = (
-        select(clearing_items.c.provider, clearing_items.c.year, func.sum(clearing_items.c.deduction_fen).label("fen"))
+        select(clearing_items)
         .join(states, (states.c.subject == clearing_items.c.batch) & (states.c.kind == "clearing"))
         .where(clearing_items.c.job == job, states.c.state.in_(COUNTED))
-        .group_by(clearing_items.c.provider, clearing_items.c.year)
     )
-    return {(row.provider, row.year): int(row.fen) for row in tx.execute(query)}
-
-
-def due_of(tx: Connection, job: str) -> dict[tuple[str, int], int]:
-    """What the treasury owes for a job by the books, corrections and refunds included: {(provider, year): fen}."""
-    found: dict[tuple[str, int], int] = {}
-    moved = store.posted_of_job(tx, job, (Code.SUBSIDY,), (Code.REVERSE_SUBSIDY, Code.REFUND_SUBSIDY))
-    for (debit, credit), fen in moved.items():
-        key = (credit.split(":")[1], int(debit.split(":")[2]))
-        found[key] = found.get(key, 0) + fen
+    rows = list(tx.execute(query).mappings())
+    gone = withdrawn_of(tx, sorted({row["batch"] for row in rows}))
+    found: dict[Key, int] = {}
+    for row in rows:
+        if row["settlement"] not in gone.get(row["batch"], ()):
+            key = (row["provider"], row["year"])
+            found[key] = found.get(key, 0) + int(row["deduction_fen"])
     return found
 
 
-def open_of(tx: Connection, job: str) -> dict[tuple[str, int], int]:
-    """What is being or was clawed back for a job: {(provider, year): fen}."""
-    found: dict[tuple[str, int], int] = {}
-    query = select(states.c.subject).where(
-        states.c.kind == "clawback",
-        states.c.subject.startswith(f"clawback:{job}:", autoescape=True),
-        states.c.state.not_in(DROPPED),
+def due_of(tx: Connection, job: str) -> dict[Key, int]:
+    """What the treasury owes for a job by the books, corrections and refunds included: {(provider, year): fen}."""
+    found: dict[Key, int] = {}
+    for code, debit, credit, fen in store.movements_of(tx, job):
+        if code in (Code.SUBSIDY, Code.REVERSE_SUBSIDY, Code.REFUND_SUBSIDY):
+            owed = debit.startswith("treasury:")  # debited: it owes more; credited: it owes less
+            treasury, provider = (debit, credit) if owed else (credit, debit)
+            key = (provider.split(":")[1], int(treasury.split(":")[2]))
+            found[key] = found.get(key, 0) + (fen if owed else -fen)
+    return found
+
+
+def cases_of(tx: Connection, subject_of: str) -> Cases:
+    """Every clawback of a job, project or application."""
+    fen: dict[str, dict[Key, int]] = {}
+    pending: dict[Key, tuple[str, ...]] = {}
+    query = select(states.c.subject, states.c.state).where(
+        states.c.kind == "clawback", states.c.subject.startswith(f"clawback:{subject_of}:", autoescape=True)
     )
-    for subject in tx.execute(query).scalars():
-        body = acts.told(tx, "clawback", subject, "open")
+    for row in tx.execute(query):
+        body = acts.told(tx, "clawback", row.subject, "open")
         assert body is not None, "a case begins by being opened"
         key = (body["party"], body["year"])
-        found[key] = found.get(key, 0) + body["amount_fen"]
-    return found
+        mine = fen.setdefault(row.state, {})
+        mine[key] = mine.get(key, 0) + body["amount_fen"]
+        if row.state in PENDING:
+            pending[key] = (*pending.get(key, ()), row.subject)
+    return Cases(fen, pending)
+
+
+def left_of(tx: Connection, job: str) -> dict[Key, int]:
+    """What is still to be cleared of a job: due, less what batches took up, plus what of that came back."""
+    cleared, cases = cleared_of(tx, job), cases_of(tx, job)
+    return {key: due - cleared.get(key, 0) + cases.of(RECOVERED, key) for key, due in due_of(tx, job).items()}
 
 
 def open_for(tx: Connection, job: str, cause: str, now: datetime) -> list[str]:
-    """A case for whatever batches took up beyond what is due for the job now; returns the new cases' ids."""
-    cleared, due, already = cleared_of(tx, job), due_of(tx, job), open_of(tx, job)
+    """One undecided case for whatever batches took up beyond what is due for the job now; returns the new cases' ids.
+
+    A case whose amount has changed gives way to another; one whose cause is gone just ends.
+    """
+    cleared, due, cases = cleared_of(tx, job), due_of(tx, job), cases_of(tx, job)
     found = []
-    for (party, year), fen in sorted(cleared.items()):
-        excess = fen - max(due.get((party, year), 0), 0) - already.get((party, year), 0)
-        if excess <= 0:
+    for key, fen in sorted(cleared.items()):
+        excess = max(0, fen - max(due.get(key, 0), 0) - cases.of((*RECOVERED, *LET_GO), key))
+        if excess == cases.of(PENDING, key):
             continue
-        number = 1 + len([s for s in acts.subjects(tx, "clawback") if s["subject"].startswith(f"clawback:{job}:")])
-        subject = f"clawback:{job}:{number}"
-        body = {"job": job, "party": party, "year": year, "programme": PROGRAMME, "amount_fen": excess, "cause": cause}
-        acts.must(tx, "clawback", subject, "open", now, reason=cause, body=body)
-        store.open_review(tx, code="CLAWBACK_OPENED", subject=subject, facts=body, now=now)
-        found.append(subject)
+        for subject in cases.pending.get(key, ()):
+            acts.must(tx, "clawback", subject, "supersede", now, body={"amount_fen": excess})
+        if excess:
+            body = {"job": job, "party": key[0], "year": key[1], "programme": PROGRAMME, "amount_fen": excess}
+            found.append(open_case(tx, job, {**body, "cause": cause}, now))
     return found
+
+
+def open_case(tx: Connection, subject_of: str, body: Mapping[str, Any], now: datetime) -> str:
+    """A new case of a job, project or application, waiting for its notice; its id."""
+    prefix = f"clawback:{subject_of}:"
+    query = select(func.count()).select_from(states)
+    known = query.where(states.c.kind == "clawback", states.c.subject.startswith(prefix, autoescape=True))
+    subject = f"{prefix}{int(tx.execute(known).scalar_one()) + 1}"
+    acts.must(tx, "clawback", subject, "open", now, reason=str(body["cause"]), body=body)
+    store.open_review(tx, code="CLAWBACK_OPENED", subject=subject, facts=body, now=now)
+    return subject
 
 
 def proceed(
@@ -95,10 +145,14 @@ def proceed(
     body = acts.told(tx, "clawback", subject, "open")
     if body is None:
         return Refusal(code="CLAWBACK_UNKNOWN", facts={"clawback": subject})
+    if name == "confirm" and "job" in body:
+        open_for(tx, body["job"], body["cause"], now)  # what has changed since gives way to a case of today's amount
     if name in ("repay", "offset") and not reference:
         return Refusal(code="REFERENCE_MISSING", facts={"clawback": subject, "act": name})
     programme, year, party, fen = body["programme"], body["year"], body["party"], body["amount_fen"]
     refusal = _offset(tx, subject, party, fen, reference or "") if name == "offset" else None
+    if name == "repay" and store.posted(tx, f"recover:{reference}"):
+        refusal = Refusal(code="ALREADY_RECORDED", facts={"record": "slips", "different": ["reference"]})
     if refusal is not None:
         return refusal
     done = acts.act(tx, "clawback", subject, name, actor, now, reason=reason, body={"reference": reference})
@@ -115,11 +169,13 @@ def proceed(
         moves["offset"] = (Code.RECOVER, owed_back(party), treasury_approved(batch_year["year"], programme))
     if name in moves:
         code, debit, credit = moves[name]
-        _move(tx, f"{subject}:{name}", code, debit, credit, fen, subject, now)
+        key = f"recover:{reference}" if name == "repay" else f"{subject}:{name}"  # one bank slip repays one case
+        _move(tx, key, code, debit, credit, fen, subject, now)
         if name == "offset":
             room = clearing_room(reference or "")
             _move(tx, f"{subject}:offset:room", Code.RECOVER, room, spent_of(room), fen, subject, now)
-    return {"clawback": subject, "state": done, "amount_fen": fen, "party": party}
+            complete_if_paid(tx, reference or "", now, {"by": subject})
+    return {"clawback": subject, "state": done, "amount_fen": fen, "party": party, "reference": reference}
 
 
 def _offset(tx: Connection, subject: str, party: str, fen: int, batch: str) -> Refusal | None:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, select
 from adapters.chain import instant, timestamp
 from metering import acts, clawback, contracts, disputes, exclusion, posting, review, standing, store
 from metering.acts import Actor
+from metering.batches import complete_if_paid, items_of, move_settlements, year_of
 from metering.facts import Interval, subtract
 from metering.ledger import (
     PROGRAMME,
@@ -32,7 +33,7 @@ from metering.ledger import (
     treasury_committed,
     treasury_paid,
 )
-from metering.programme_schema import clearing_items, invoice_jobs, payments
+from metering.programme_schema import clearing_items, payments, states
 from metering.schema import checkpoints, firms, providers, settlement_lines, settlements
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
@@ -42,55 +43,77 @@ if TYPE_CHECKING:
     from metering.budget import VoucherBudget
 
 
-def obstacles(tx: Connection, budget: VoucherBudget, settlement: str) -> list[Refusal]:
-    """Everything that stands between a settlement and its payment, now; [] when nothing does."""
+def obstacles(tx: Connection, budget: VoucherBudget, settlement: str, memo: Memo | None = None) -> list[Refusal]:
+    """Everything that stands between a settlement and its payment, now; [] when nothing does.
+
+    memo: shared by the settlements of one batch, so that an invoice of many jobs is added up once.
+    """
+    memo = memo or Memo(tx)
     row = tx.execute(select(settlements).where(settlements.c.id == settlement)).mappings().first()
     if row is None or not row["final"]:
         return [Refusal(code="NOT_SETTLED", facts={"settlement": settlement})]
     found: list[Refusal] = []
-    if disputes.open_on(tx, row["job"]):
-        found.append(
-            Refusal(code="DISPUTED", facts={"settlement": settlement, "disputes": disputes.open_on(tx, row["job"])})
-        )
+    if acts.state_of(tx, "programme", PROGRAMME) == "frozen":
+        found.append(Refusal(code="PROGRAMME_FROZEN", facts={"programme": PROGRAMME}))
+    if acts.state_of(tx, "right", f"{PROGRAMME}:{row['firm']}") == "frozen":
+        found.append(Refusal(code="RIGHT_FROZEN", facts={"firm": row["firm"]}))
+    disputed = disputes.open_on(tx, row["job"])
+    if disputed:
+        found.append(Refusal(code="DISPUTED", facts={"settlement": settlement, "disputes": disputed}))
     if posting.differs(budget, tx, row):
         found.append(Refusal(code="SETTLEMENT_OUTDATED", facts={"settlement": settlement}))
     if review.waits(tx, f"SAMPLED:{settlement}"):
         found.append(Refusal(code="REVIEW_OPEN", facts={"review": f"SAMPLED:{settlement}"}))
     for provider in _providers_of(tx, settlement):
-        found += _papers(tx, row, provider)
+        found += _papers(tx, row, provider, memo)
     return found
 
 
-def _papers(tx: Connection, row: Mapping[Any, Any], provider: str) -> list[Refusal]:
+class Memo:
+    """Invoices and what they come to, added up once per transaction."""
+
+    def __init__(self, tx: Connection) -> None:
+        self.tx = tx
+        self._bills: dict[str, dict[str, Any]] = {}
+
+    def bill(self, number: str) -> dict[str, Any]:
+        """The invoice with total_fen, what its jobs come to now, and share_fen, the firm's part of it."""
+        if number not in self._bills:
+            found = contracts.invoice(self.tx, number)
+            assert found is not None, "found by its job"
+            dues = [contracts.due_to(self.tx, job, found["issuer"]) for job in found["jobs"]]
+            total = sum(due["fee_fen"] for due in dues if due is not None)
+            share = sum(due["payable_fen"] for due in dues if due is not None)
+            self._bills[number] = {**found, "total_fen": total, "share_fen": share}
+        return self._bills[number]
+
+
+def _papers(tx: Connection, row: Mapping[Any, Any], provider: str, memo: Memo) -> list[Refusal]:
     """What is wrong with the papers for one provider's part: invoice, contract, slips, declaration."""
     job, firm = row["job"], row["firm"]
-    number = tx.execute(select(invoice_jobs.c.invoice).where(invoice_jobs.c.job == job)).scalar()
-    bill = contracts.invoice(tx, number) if number is not None else None
-    if bill is None or bill["issuer"] != provider:
+    number = contracts.invoice_of_job(tx, job, provider)
+    if number is None:
         return [Refusal(code="INVOICE_MISSING", facts={"job": job, "provider": provider})]
+    bill = memo.bill(number)
     found = []
     agreed = contracts.contract(tx, bill["contract"])
     assert agreed is not None, "an invoice cites a contract on record"
-    due = contracts.due_to(tx, job, provider)
-    assert due is not None, "the settlement is final"
-    total = sum((contracts.due_to(tx, other, provider) or due)["fee_fen"] for other in bill["jobs"])
-    if bill["net_fen"] != total:
-        found.append(
-            Refusal(code="INVOICE_DOES_NOT_MATCH", facts={"amount_fen": bill["net_fen"], "settled_fen": total})
-        )
-    if not contracts.paid_enough(tx, bill["number"]):
-        facts = {"invoice": bill["number"], "paid_fen": bill["paid_fen"], "payable_fen": due["payable_fen"]}
+    if bill["net_fen"] != bill["total_fen"]:
+        facts: dict[str, Any] = {"amount_fen": bill["net_fen"], "settled_fen": bill["total_fen"]}
+        found.append(Refusal(code="INVOICE_DOES_NOT_MATCH", facts=facts))
+    if bill["paid_fen"] < bill["share_fen"]:
+        facts = {"invoice": bill["number"], "paid_fen": bill["paid_fen"], "payable_fen": bill["share_fen"]}
         found.append(Refusal(code="FIRM_SHARE_UNPAID", facts=facts))
     used = _used(tx, row["id"], provider)
     term = [Interval(start=instant(agreed["from"]), end=instant(agreed["to"]))]
     if used and subtract(used, term):
         facts = {"contract": agreed["id"], "from": agreed["from"], "to": agreed["to"]}
         found.append(Refusal(code="CONTRACT_NOT_IN_TERM", facts=facts))
+    if agreed["tax_basis"] != "tax_included":
+        found.append(Refusal(code="TAX_BASIS", facts={"contract": agreed["id"], "tax_basis": agreed["tax_basis"]}))
     better = exclusion.better_elsewhere(tx, firm, agreed["id"])
     if better is not None:
         found.append(better)
-    if agreed["tax_basis"] != "tax_included":
-        found.append(Refusal(code="TAX_BASIS", facts={"contract": agreed["id"], "tax_basis": agreed["tax_basis"]}))
     if used and subtract(used, standing.declared_unrelated(tx, firm, provider)):
         found.append(Refusal(code="DECLARATION_MISSING", facts={"firm": firm, "provider": provider}))
     return found
@@ -136,31 +159,39 @@ def build(tx: Connection, *, provider: str, year: int, actor: Actor, now: dateti
 
 
 def _due_items(tx: Connection, provider: str, year: int) -> list[dict[str, Any]]:
-    """Verified settlements with something left to clear for the provider and year, in the order they were verified."""
+    """Settlements with something left to clear for the provider and year: verified ones, and paid ones of another year
+    or whose money came back and fell due again."""
+    lines = select(settlement_lines.c.settlement).where(
+        settlement_lines.c.provider == provider, settlement_lines.c.year == year, settlement_lines.c.deduction_fen > 0
+    )
+    ready = select(states.c.subject, states.c.act_seq).where(
+        states.c.kind == "settlement", states.c.state.in_(("verified", "paid", "closed")), states.c.subject.in_(lines)
+    )
     found = []
-    for case in acts.subjects(tx, "settlement", "verified"):
-        row = tx.execute(select(settlements).where(settlements.c.id == case["subject"])).mappings().one()
-        left = clawback.due_of(tx, row["job"]).get((provider, year), 0)
-        left -= clawback.cleared_of(tx, row["job"]).get((provider, year), 0)
+    for case in tx.execute(ready.order_by(states.c.act_seq)):
+        row = tx.execute(select(settlements).where(settlements.c.id == case.subject)).mappings().one()
+        left = clawback.left_of(tx, row["job"]).get((provider, year), 0)
         due = contracts.due_to(tx, row["job"], provider)
-        number = tx.execute(select(invoice_jobs.c.invoice).where(invoice_jobs.c.job == row["job"])).scalar()
-        bill = contracts.invoice(tx, number) if number else None
-        if left > 0 and due is not None and bill is not None:
-            found.append(
-                {
-                    "settlement": row["id"],
-                    "job": row["job"],
-                    "firm": row["firm"],
-                    "provider": provider,
-                    "year": year,
-                    "fee_fen": due["fee_fen"],
-                    "deduction_fen": left,
-                    "payable_fen": due["payable_fen"],
-                    "contract": bill["contract"],
-                    "invoice": bill["number"],
-                    "slip": ",".join(contracts.slips_of(tx, bill["number"])),
-                }
-            )
+        number = contracts.invoice_of_job(tx, row["job"], provider)
+        if left <= 0 or due is None or number is None:
+            continue
+        bill = contracts.invoice(tx, number)
+        assert bill is not None, "just found"
+        found.append(
+            {
+                "settlement": row["id"],
+                "job": row["job"],
+                "firm": row["firm"],
+                "provider": provider,
+                "year": year,
+                "fee_fen": due["fee_fen"],
+                "deduction_fen": left,
+                "payable_fen": due["payable_fen"],
+                "contract": bill["contract"],
+                "invoice": bill["number"],
+                "slip": ",".join(contracts.slips_of(tx, bill["number"])),
+            }
+        )
     return found
 
 
@@ -169,20 +200,21 @@ def submit(tx: Connection, budget: VoucherBudget, batch: str, actor: Actor, now:
     built = acts.told(tx, "clearing", batch, "build")
     if built is None:
         return Refusal(code="BATCH_UNKNOWN", facts={"batch": batch})
-    items = [i for i in _due_items(tx, built["provider"], built["year"]) if not obstacles(tx, budget, i["settlement"])]
+    if items_of(tx, batch):
+        facts = {"kind": "clearing", "act": "submit", "state": "sent back", "possible": ["abandon"]}
+        return Refusal(code="ACT_NOT_NOW", facts=facts)
+    memo = Memo(tx)
+    due = _due_items(tx, built["provider"], built["year"])
+    items = [item for item in due if not obstacles(tx, budget, item["settlement"], memo)]
     if not items:
         return Refusal(code="NOTHING_DUE", facts={"provider": built["provider"], "year": built["year"]})
-    if _items(tx, batch):
-        return Refusal(
-            code="ACT_NOT_NOW",
-            facts={"kind": "clearing", "act": "submit", "state": "sent back", "possible": ["abandon"]},
-        )
     total = sum(item["deduction_fen"] for item in items)
-    done = acts.act(tx, "clearing", batch, "submit", actor, now, body={"total_fen": total, "items": len(items)})
+    body = {"total_fen": total, "items": len(items)}
+    done = acts.act(tx, "clearing", batch, "submit", actor, now, body=body)
     if isinstance(done, Refusal):
         return done
+    journal.append_all(tx, clearing_items, [{"batch": batch, **item} for item in items])
     for item in items:
-        journal.append(tx, clearing_items, {"batch": batch, **item})
         acts.must(tx, "settlement", item["settlement"], "submit", now, body={"batch": batch})
     return batch_document(tx, batch) or {}
 
@@ -192,8 +224,7 @@ def send_back(tx: Connection, batch: str, actor: Actor, reason: str, now: dateti
     done = acts.act(tx, "clearing", batch, "send_back", actor, now, reason=reason)
     if isinstance(done, Refusal):
         return done
-    for item in _items(tx, batch):
-        acts.must(tx, "settlement", item["settlement"], "send_back", now, body={"batch": batch})
+    move_settlements(tx, batch, "submitted", "send_back", now)
     return batch_document(tx, batch) or {}
 
 
@@ -208,12 +239,37 @@ def approve(tx: Connection, budget: VoucherBudget, batch: str, actor: Actor, now
     done = acts.act(tx, "clearing", batch, "approve", actor, now)
     if isinstance(done, Refusal):
         return done
-    items = _items(tx, batch)
-    year, total = items[0]["year"], sum(item["deduction_fen"] for item in items)
+    year, total = year_of(tx, batch), sum(item["deduction_fen"] for item in items_of(tx, batch))
     _post(tx, f"{batch}:room", Code.OPEN_ROOM, cap_source("clearing"), clearing_room(batch), total, batch, now)
     _post(tx, f"{batch}:approve", Code.APPROVE, treasury_approved(year), treasury_committed(year), total, batch, now)
-    for item in items:
-        acts.must(tx, "settlement", item["settlement"], "approve", now, body={"batch": batch})
+    move_settlements(tx, batch, "submitted", "approve", now)
+    return batch_document(tx, batch) or {}
+
+
+def withdraw_item(
+    tx: Connection, batch: str, settlement: str, actor: Actor, reason: str, now: datetime
+) -> dict[str, Any] | Refusal:
+    """An approved batch goes on without this settlement, which is verified again and can be corrected.
+
+    Its part of the approval is taken back. Refused when less than that part is left to pay.
+    """
+    item = next((each for each in items_of(tx, batch) if each["settlement"] == settlement), None)
+    if item is None:
+        return Refusal(code="BATCH_UNKNOWN", facts={"batch": batch})
+    room, fen, year = clearing_room(batch), item["deduction_fen"], year_of(tx, batch)
+    left = store.balance(tx, room).available
+    if left < fen:
+        return Refusal(code="WITHDRAWN_TOO_LATE", facts={"settlement": settlement, "amount_fen": fen, "left_fen": left})
+    body = {"settlement": settlement, "amount_fen": fen}
+    done = acts.act(tx, "clearing", batch, "withdraw_item", actor, now, reason=reason, body=body)
+    if isinstance(done, Refusal):
+        return done
+    _post(tx, f"{batch}:withdraw:{settlement}:0", Code.WITHDRAW, room, spent_of(room), fen, batch, now)
+    pair = (treasury_committed(year), treasury_approved(year))
+    _post(tx, f"{batch}:withdraw:{settlement}:1", Code.WITHDRAW, pair[0], pair[1], fen, batch, now)
+    if acts.state_of(tx, "settlement", settlement) == "approved":
+        acts.must(tx, "settlement", settlement, "withdraw", now, body={"batch": batch})
+    complete_if_paid(tx, batch, now, {"by": "withdraw_item"})
     return batch_document(tx, batch) or {}
 
 
@@ -227,17 +283,16 @@ def pay(
     if refusal is not None:
         return refusal
     left = store.balance(tx, clearing_room(batch)).available
-    if amount_fen > left:
+    if not 0 < amount_fen <= left:
         return Refusal(code="PAYMENT_TOO_LARGE", facts={"amount_fen": amount_fen, "left_fen": left})
     name = "pay" if amount_fen == left else "pay_part"
-    done = acts.act(tx, "clearing", batch, name, actor, now, body={"amount_fen": amount_fen, "reference": reference})
+    body = {"amount_fen": amount_fen, "reference": reference}
+    done = acts.act(tx, "clearing", batch, name, actor, now, body=body)
     if isinstance(done, Refusal):
         return done
-    identity = f"payment:{batch}:{reference}"
-    _pay(tx, identity, batch, amount_fen, reference, None, actor, now)
+    _pay(tx, f"payment:{batch}:{reference}", batch, amount_fen, reference, None, actor, now)
     if done == "paid":
-        for item in _items(tx, batch):
-            acts.must(tx, "settlement", item["settlement"], "pay", now, body={"batch": batch})
+        move_settlements(tx, batch, "approved", "pay", now)
     return batch_document(tx, batch) or {}
 
 
@@ -245,23 +300,18 @@ def payment_returned(
     tx: Connection, batch: str, *, reference: str, reason: str, actor: Actor, now: datetime
 ) -> dict[str, Any] | Refusal:
     """The bank sent a payment of the batch back: it is due again."""
-    row = (
-        tx.execute(select(payments).where(payments.c.batch == batch, payments.c.reference == reference))
-        .mappings()
-        .first()
-    )
+    query = select(payments).where(payments.c.batch == batch, payments.c.reference == reference)
+    row = tx.execute(query).mappings().first()
     if row is None or row["returns"] is not None:
         return Refusal(code="PAYMENT_UNKNOWN", facts={"batch": batch, "reference": reference})
     if tx.execute(select(payments.c.id).where(payments.c.returns == row["id"])).first() is not None:
         return Refusal(code="ALREADY_RECORDED", facts={"record": "payments", "different": ["returns"]})
-    was = acts.state_of(tx, "clearing", batch)
     done = acts.act(tx, "clearing", batch, "payment_returned", actor, now, reason=reason, body={"payment": row["id"]})
     if isinstance(done, Refusal):
         return done
     _pay(tx, f"{row['id']}:returned", batch, row["amount_fen"], f"{reference}:returned", row["id"], actor, now)
-    if was == "paid":
-        for item in _items(tx, batch):
-            acts.must(tx, "settlement", item["settlement"], "payment_returned", now, body={"batch": batch})
+    for before in ("paid", "closed"):
+        move_settlements(tx, batch, before, "payment_returned", now)
     return batch_document(tx, batch) or {}
 
 
@@ -270,24 +320,22 @@ def reconcile(tx: Connection, batch: str, actor: Actor, now: datetime) -> dict[s
     done = acts.act(tx, "clearing", batch, "reconcile", actor, now)
     if isinstance(done, Refusal):
         return done
-    for item in _items(tx, batch):
-        if acts.state_of(tx, "settlement", item["settlement"]) == "paid":
-            acts.must(tx, "settlement", item["settlement"], "close", now, body={"batch": batch})
+    move_settlements(tx, batch, "paid", "close", now)
     return batch_document(tx, batch) or {}
 
 
 def _still_clear(tx: Connection, budget: VoucherBudget, batch: str) -> Refusal | None:
-    """None when no item of the batch has met an obstacle since it was submitted."""
-    items = _items(tx, batch)
+    """None when no item of the batch has met an obstacle since it was submitted; the Refusal names the first that has."""
+    items = items_of(tx, batch)
     if not items:
         return Refusal(code="BATCH_UNKNOWN", facts={"batch": batch})
+    memo = Memo(tx)
     for item in items:
-        found = obstacles(tx, budget, item["settlement"])
+        found = obstacles(tx, budget, item["settlement"], memo)
         if found:
             codes = [each.code for each in found]
-            return Refusal(
-                code=found[0].code, facts={**found[0].facts, "settlement": item["settlement"], "obstacles": codes}
-            )
+            facts = {**found[0].facts, "settlement": item["settlement"], "obstacles": codes}
+            return Refusal(code=found[0].code, facts=facts)
     return None
 
 
@@ -311,7 +359,7 @@ def _pay(
         "recorded_by": actor.by,
     }
     journal.append(tx, payments, values)
-    room, year = clearing_room(batch), _items(tx, batch)[0]["year"]
+    room, year = clearing_room(batch), year_of(tx, batch)
     pairs = ((room, spent_of(room)), (treasury_paid(year), treasury_approved(year)))
     for index, (debit, credit) in enumerate(pairs):
         code = Code.PAY if returns is None else Code.PAYMENT_RETURNED
@@ -326,31 +374,13 @@ def _post(
     store.post(tx, transfer, now)
 
 
-def _items(tx: Connection, batch: str) -> list[dict[str, Any]]:
-    query = select(clearing_items).where(clearing_items.c.batch == batch).order_by(clearing_items.c.seq)
-    kept = (
-        "settlement",
-        "job",
-        "firm",
-        "provider",
-        "year",
-        "fee_fen",
-        "deduction_fen",
-        "payable_fen",
-        "contract",
-        "invoice",
-        "slip",
-    )
-    return [{key: row[key] for key in kept} for row in tx.execute(query).mappings()]
-
-
 def batch_document(tx: Connection, batch: str) -> dict[str, Any] | None:
     """The batch as it stands, with its items, acts, payments and the roots sealed when it was submitted; None if unknown."""
     built = acts.told(tx, "clearing", batch, "build")
     if built is None:
         return None
     story = acts.history(tx, "clearing", batch)
-    items = _items(tx, batch)
+    items = items_of(tx, batch)
     names = {row.id: row.name for row in tx.execute(select(firms.c.id, firms.c.name))}
     return {
         "id": batch,

@@ -31,6 +31,7 @@ from metering.schema import firms, providers, settlements
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
 from scheduler.refusal import Refusal
+from scheduler.schema import jobs
 
 TAX_BASES = ("tax_included", "tax_excluded")
 
@@ -62,6 +63,10 @@ def record_contract(
     """
     if not start < end:
         return Refusal(code="TERM_EMPTY", facts={"from": timestamp(start), "to": timestamp(end)})
+    if support_cap_fen is not None and support_cap_fen > amount_fen:
+        return Refusal(
+            code="SUPPORT_CAP_TOO_LARGE", facts={"support_cap_fen": support_cap_fen, "amount_fen": amount_fen}
+        )
     if items and sum(int(item["amount_fen"]) for item in items) != amount_fen:
         total = sum(int(item["amount_fen"]) for item in items)
         return Refusal(code="ITEMS_DO_NOT_SUM", facts={"items_fen": total, "amount_fen": amount_fen})
@@ -152,6 +157,10 @@ def record_invoice(
         refusal = _corrects(tx, contract_id, corrects, amount_fen, job_ids)
     elif found["programme"] == PROGRAMME:
         refusal = _jobs_match(tx, found, amount_fen, job_ids)
+    elif job_ids:
+        refusal = Refusal(
+            code="JOBS_NOT_OF_PROGRAMME", facts={"contract": contract_id, "programme": found["programme"]}
+        )
     if refusal is not None:
         return refusal
     journal.append(tx, invoices, {**body, "recorded_at_ms": to_ms(now), "recorded_by": by})
@@ -163,47 +172,71 @@ def record_invoice(
 def _corrects(
     tx: Connection, contract_id: str, corrects: str, amount_fen: int, job_ids: Sequence[str]
 ) -> Refusal | None:
+    """None for a supplement that leaves what the jobs come to now, or a red one that leaves nothing: the invoice is void."""
     known = invoice(tx, corrects)
     if known is None or known["contract"] != contract_id or known["corrects"] is not None or job_ids:
         return Refusal(code="INVOICE_UNKNOWN", facts={"invoice": corrects})
+    left = known["net_fen"] + amount_fen
     dues = [due_to(tx, job, known["issuer"]) for job in known["jobs"]]
     total = sum(due["fee_fen"] for due in dues if due is not None)
-    if known["net_fen"] + amount_fen != total:
+    matches = left == total if known["jobs"] else left >= 0
+    if left and not matches:
         facts = {"amount_fen": amount_fen, "settled_fen": total - known["net_fen"]}
         return Refusal(code="INVOICE_DOES_NOT_MATCH", facts=facts)
+    if left < known["paid_fen"] and not known["jobs"]:
+        return Refusal(code="INVOICE_IS_PAID", facts={"invoice": corrects, "paid_fen": known["paid_fen"]})
     return None
 
 
 def _jobs_match(tx: Connection, found: Mapping[str, Any], amount_fen: int, job_ids: Sequence[str]) -> Refusal | None:
+    if len(set(job_ids)) != len(job_ids):
+        return Refusal(code="JOB_TWICE", facts={"job": next(job for job in job_ids if job_ids.count(job) > 1)})
     total = 0
     for job in job_ids:
-        if tx.execute(select(invoice_jobs.c.invoice).where(invoice_jobs.c.job == job)).first() is not None:
+        if invoice_of_job(tx, job, found["seller"]) is not None:
             return Refusal(code="JOB_ALREADY_INVOICED", facts={"job": job})
         due = due_to(tx, job, found["seller"])
         if due is None or due["firm"] != found["buyer"]:
             return Refusal(code="NOT_SETTLED", facts={"job": job})
-        if due["elsewhere_fen"]:
-            return Refusal(code="JOB_OF_TWO_PROVIDERS", facts={"job": job, "provider": found["seller"]})
+        asked = json.loads(tx.execute(select(jobs.c.spec).where(jobs.c.id == job)).scalar() or "{}")
+        named = asked.get("money", {}).get("contract")
+        if named != found["id"] and (named is not None or found["support_cap_fen"] < found["amount_fen"]):
+            # A contract with a cap of its own bounds only the jobs that name it, so only they may be billed under it.
+            return Refusal(code="JOB_OF_ANOTHER_CONTRACT", facts={"job": job, "contract": found["id"]})
         total += due["fee_fen"]
     if total != amount_fen:
         return Refusal(code="INVOICE_DOES_NOT_MATCH", facts={"amount_fen": amount_fen, "settled_fen": total})
     return None
 
 
+def invoice_of_job(tx: Connection, job: str, issuer: str) -> str | None:
+    """The invoice with which a provider bills a job now; None if there is none, or it was voided."""
+    query = (
+        select(invoices.c.number)
+        .join(invoice_jobs, invoice_jobs.c.invoice == invoices.c.number)
+        .where(invoice_jobs.c.job == job, invoices.c.issuer == issuer)
+        .order_by(invoices.c.seq.desc())
+    )
+    for number in list(tx.execute(query).scalars()):
+        found = invoice(tx, number)
+        if found is not None and not found["voided"]:
+            return str(number)
+    return None
+
+
 def due_to(tx: Connection, job: str, provider: str) -> dict[str, Any] | None:
     """What a job's final settlement, less refunds, says of one provider: {settlement, firm, fee_fen, deduction_fen,
-    payable_fen, elsewhere_fen, by_year: {year: deduction}}. None while there is no final settlement."""
+    payable_fen, by_year: {year: deduction}}. None while there is no final settlement."""
     query = select(settlements).where(settlements.c.job == job).order_by(settlements.c.number.desc())
     row = tx.execute(query).mappings().first()
     if row is None or not row["final"]:
         return None
-    fee = deduction = elsewhere = 0
+    fee = deduction = 0
     by_year: dict[int, int] = {}
     for part in shares(tx, job, row["id"]):
         left_fee = part.billed.fee_fen - part.fee_fen
         left = part.billed.deduction_fen - part.voucher_fen
         if part.billed.provider != provider:
-            elsewhere += left_fee
             continue
         fee += left_fee
         deduction += left
@@ -214,7 +247,6 @@ def due_to(tx: Connection, job: str, provider: str) -> dict[str, Any] | None:
         "fee_fen": fee,
         "deduction_fen": deduction,
         "payable_fen": fee - deduction,
-        "elsewhere_fen": elsewhere,
         "by_year": by_year,
     }
 
@@ -233,9 +265,13 @@ def record_slip(
 ) -> dict[str, Any] | Refusal:
     """The payment of the firm's own share is on record and in the books; a slip's reference counts once.
 
-    When the slips of an invoice reach its amount less the voucher's part, its settlements are firm_paid.
+    A slip of a supplement counts for the invoice it corrects. When the slips of an invoice reach its amount less the
+    voucher's part, its settlements are firm_paid; more than the invoice's amount cannot be paid on it.
     """
     found = invoice(tx, invoice_number)
+    if found is not None and found["corrects"] is not None:
+        invoice_number = str(found["corrects"])
+        found = invoice(tx, invoice_number)
     if found is None:
         return Refusal(code="INVOICE_UNKNOWN", facts={"invoice": invoice_number})
     if payer != found["buyer"]:
@@ -253,6 +289,9 @@ def record_slip(
     if refusal is not None:
         return refusal
     if not _known(tx, slips, slips.c.reference == reference):
+        if found["paid_fen"] + amount_fen > found["net_fen"]:
+            left = found["net_fen"] - found["paid_fen"]
+            return Refusal(code="SLIP_TOO_LARGE", facts={"amount_fen": amount_fen, "left_fen": left})
         journal.append(tx, slips, {**body, "recorded_at_ms": to_ms(now), "recorded_by": by})
         if found["jobs"]:
             paid = Transfer(
@@ -265,12 +304,12 @@ def record_slip(
                 cites=invoice_number,
             )
             store.post(tx, paid, now)
-    for job in found["jobs"]:
+    settled = paid_enough(tx, invoice_number)
+    for job in found["jobs"] if settled else ():
         due = due_to(tx, job, found["issuer"])
-        enough = due is not None and paid_enough(tx, invoice_number)
-        if enough and due is not None and acts.state_of(tx, "settlement", due["settlement"]) == "issued":
+        if due is not None and acts.state_of(tx, "settlement", due["settlement"]) == "issued":
             acts.must(tx, "settlement", due["settlement"], "firm_paid", now, body={"slip": reference})
-    return {**body, "paid_at": timestamp(paid_at), "settled": paid_enough(tx, invoice_number)}
+    return {**body, "paid_at": timestamp(paid_at), "settled": settled}
 
 
 def paid_enough(tx: Connection, number: str) -> bool:
@@ -278,11 +317,9 @@ def paid_enough(tx: Connection, number: str) -> bool:
     found = invoice(tx, number)
     if found is None:
         return False
-    share = 0
-    for job in found["jobs"]:
-        due = due_to(tx, job, found["issuer"])
-        share += due["payable_fen"] if due is not None else 0
-    return int(found["paid_fen"]) >= (share if found["jobs"] else int(found["amount_fen"]))
+    dues = [due_to(tx, job, found["issuer"]) for job in found["jobs"]]
+    share = sum(due["payable_fen"] for due in dues if due is not None)
+    return int(found["paid_fen"]) >= (share if found["jobs"] else int(found["net_fen"]))
 
 
 def contract(tx: Connection, id: str) -> dict[str, Any] | None:  # noqa: A002
@@ -308,7 +345,7 @@ def invoice(tx: Connection, number: str) -> dict[str, Any] | None:
     row = tx.execute(select(invoices).where(invoices.c.number == number)).mappings().first()
     if row is None:
         return None
-    jobs = tx.execute(select(invoice_jobs.c.job).where(invoice_jobs.c.invoice == number).order_by(invoice_jobs.c.seq))
+    billed = tx.execute(select(invoice_jobs.c.job).where(invoice_jobs.c.invoice == number).order_by(invoice_jobs.c.seq))
     paid = tx.execute(
         select(func.coalesce(func.sum(slips.c.amount_fen), 0)).where(slips.c.invoice == number)
     ).scalar_one()
@@ -324,9 +361,12 @@ def invoice(tx: Connection, number: str) -> dict[str, Any] | None:
         "sha256",
         "corrects",
     )
-    query = select(func.coalesce(func.sum(invoices.c.amount_fen), 0)).where(invoices.c.corrects == number)
-    net = row["amount_fen"] + int(tx.execute(query).scalar_one())
-    return {**{key: row[key] for key in kept}, "jobs": list(jobs.scalars()), "paid_fen": int(paid), "net_fen": net}
+    query = select(invoices.c.amount_fen).where(invoices.c.corrects == number)
+    corrections = [int(fen) for fen in tx.execute(query).scalars()]
+    net = row["amount_fen"] + sum(corrections)
+    shown = {key: row[key] for key in kept}
+    voided = bool(corrections) and net == 0 and row["amount_fen"] != 0
+    return {**shown, "jobs": list(billed.scalars()), "paid_fen": int(paid), "net_fen": net, "voided": voided}
 
 
 def slips_of(tx: Connection, number: str) -> list[str]:

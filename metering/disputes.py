@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from metering import acts, store
 from metering.acts import Actor
-from metering.programme_schema import states
+from metering.programme_schema import refunds, states
 from metering.schema import settlement_lines, settlements
 from scheduler.refusal import Refusal
 
@@ -62,12 +62,26 @@ def resolve(
 
 
 def open_on(tx: Connection, job: str) -> list[str]:
-    """The job's disputes that nobody has resolved yet."""
+    """The job's disputes that stop its payment: unresolved ones, and upheld ones that no refund or correction followed."""
     prefix = f"dispute:{job}:"
-    query = select(states.c.subject).where(
-        states.c.kind == "dispute", states.c.state == "opened", states.c.subject.startswith(prefix, autoescape=True)
+    query = select(states).where(
+        states.c.kind == "dispute",
+        states.c.state.in_(("opened", "upheld")),
+        states.c.subject.startswith(prefix, autoescape=True),
     )
-    return sorted(tx.execute(query).scalars())
+    found = []
+    for row in tx.execute(query).mappings():
+        if row["state"] == "opened" or not _followed(tx, job, row["since_ms"]):
+            found.append(row["subject"])
+    return sorted(found)
+
+
+def _followed(tx: Connection, job: str, since_ms: int) -> bool:
+    again = select(settlements.c.seq).where(
+        settlements.c.job == job, settlements.c.settled_at_ms >= since_ms, settlements.c.number > 1
+    )
+    back = select(refunds.c.seq).where(refunds.c.job == job, refunds.c.recorded_at_ms >= since_ms)
+    return tx.execute(again).first() is not None or tx.execute(back).first() is not None
 
 
 def dispute(tx: Connection, subject: str) -> dict[str, Any] | None:

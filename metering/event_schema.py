@@ -1,6 +1,7 @@
 """Tables of signed usage events: agents' keys, events, what was quarantined, and which device was whose when.
 
-`usage_events`, `quarantined_events` and `closed_streams` are append-only (triggers). `event_streams` and
+`usage_events`, `event_batches`, `quarantined_events`, `quarantine_acts` and `closed_streams` are append-only
+(triggers); `event_batches` is hash-chained besides, and with it every event is in the checkpoints. `event_streams` and
 `device_intervals` are derived from the events of their stream alone, and can be made again from them. That the
 shares of a device never pass 1000 permille at any instant is enforced by triggers on `device_intervals`
 (api/migrations/versions/0002_usage_events.py), whatever the code above believes.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, Text, UniqueConstraint
 
-from scheduler.schema import metadata
+from scheduler.schema import chain_columns, metadata
 
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
@@ -67,6 +68,16 @@ usage_events = Table(
     Index("event_of_allocation", "allocation", "node", "boot", "seq"),
 )
 
+event_batches = Table(  # what one transaction stored, so that the order in which events came can be sealed
+    "event_batches",
+    metadata,
+    *chain_columns(),
+    Column("last_number", BigInteger, nullable=False),  # of usage_events; the first is above the batch before
+    Column("events", BigInteger, nullable=False),
+    Column("root", String(64), nullable=False),  # RFC 6962 tree hash over the events' hashes, in order of number
+    Column("received_at_ms", BigInteger, nullable=False),
+)
+
 quarantined_events = Table(
     "quarantined_events",
     metadata,
@@ -79,6 +90,17 @@ quarantined_events = Table(
     Column("raw_sha256", String(64), nullable=False),
     Column("received_at_ms", BigInteger, nullable=False),
     UniqueConstraint("raw_sha256", "code", name="quarantined_once"),
+)
+
+quarantine_acts = Table(  # a person's answer to one event that was kept apart
+    "quarantine_acts",
+    metadata,
+    Column("quarantined", BigInteger, primary_key=True, autoincrement=False),  # number of quarantined_events
+    Column("action", String, nullable=False),  # admitted | rejected
+    Column("acted_by", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("acted_at_ms", BigInteger, nullable=False),
+    CheckConstraint("action IN ('admitted', 'rejected')", name="quarantine_action"),
 )
 
 closed_streams = Table(  # an operator's word where a stop was lost: bill to the last proof of life
@@ -128,4 +150,5 @@ device_intervals = Table(
     Index("interval_of_device", "device", "to_ms"),
 )
 
-APPEND_ONLY = ("usage_events", "quarantined_events", "closed_streams")
+APPEND_ONLY = ("usage_events", "event_batches", "quarantined_events", "quarantine_acts", "closed_streams")
+CHAINED = {"event_batches": event_batches}

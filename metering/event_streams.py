@@ -12,7 +12,22 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 
 from adapters.event import Event, Kind, parse
@@ -62,7 +77,7 @@ def advance(tx: Connection, events: Sequence[Event], now: datetime) -> None:
     for event in events:
         standing = touched.get(event.stream) or found.get(event.stream)
         if standing is None:
-            standing = _begun(event, to_ms(now))
+            standing = begin(event, to_ms(now))
             new.add(event.stream)
         standing.take(event, to_ms(now))
         touched[event.stream] = standing
@@ -91,7 +106,8 @@ def rivals(tx: Connection, event: Event) -> list[str]:
     return list(dict.fromkeys(row.allocation for row in tx.execute(query)))[:8]
 
 
-def _begun(event: Event, received_at_ms: int) -> Standing:
+def begin(event: Event, received_at_ms: int) -> Standing:
+    """A stream of which nothing was heard before; the event itself is still to be taken."""
     return Standing(
         anchor_seq=event.seq,
         anchor_ms=to_ms(event.at) - event.monotonic_ms,
@@ -122,8 +138,7 @@ def _write_standings(tx: Connection, touched: dict[Stream, Standing], new: set[S
         tx.execute(insert(event_streams), made)
     moved = [{**_bound(stream), **_values(touched[stream])} for stream in sorted(touched) if stream not in new]
     if moved:
-        columns: dict[str, Any] = {name: bindparam(name) for name in Standing.__slots__}
-        tx.execute(update(event_streams).where(*_mine(event_streams)).values(columns), moved)
+        _update(tx, event_streams, Standing.__slots__, moved)
 
 
 def _write_intervals(tx: Connection, touched: dict[Stream, Standing], new: set[Stream]) -> None:
@@ -131,19 +146,16 @@ def _write_intervals(tx: Connection, touched: dict[Stream, Standing], new: set[S
     made: list[dict[str, Any]] = []
     grown: list[dict[str, Any]] = []
     for stream, standing in sorted(touched.items()):
-        span = {"from_ms": standing.anchor_ms, "to_ms": standing.anchor_ms + standing.reached_ms}
         if standing.moved:
             tx.execute(delete(device_intervals).filter_by(**_named(stream)))
             made += _laid_out(tx, stream, standing)
         elif stream in new:
-            made += [_interval(stream, device, 0, standing, **span) for device in json.loads(standing.devices)]
+            made += intervals_of(stream, standing, ())
         else:
-            grown.append({**_bound(stream), **span})
+            end = standing.anchor_ms + standing.reached_ms
+            grown.append({**_bound(stream), "from_ms": standing.anchor_ms, "to_ms": end})
     if grown:
-        i = device_intervals.c
-        changed = (i.from_ms != bindparam("from_ms")) | (i.to_ms != bindparam("to_ms"))
-        values: dict[str, Any] = {"from_ms": bindparam("from_ms"), "to_ms": bindparam("to_ms")}
-        tx.execute(update(device_intervals).where(*_mine(device_intervals), changed).values(values), grown)
+        _update(tx, device_intervals, ("from_ms", "to_ms"), grown)
     if made:
         tx.execute(insert(device_intervals), sorted(made, key=lambda row: (row["device"], row["from_ms"])))
 
@@ -152,6 +164,15 @@ def _laid_out(tx: Connection, stream: Stream, standing: Standing) -> list[dict[s
     u = usage_events.c
     query = select(u.raw, u.signature).filter_by(**_named(stream)).order_by(u.seq)
     told = [parse({**json.loads(row.raw), "signature": row.signature}).event for row in tx.execute(query)]
+    return intervals_of(stream, standing, told)
+
+
+def intervals_of(stream: Stream, standing: Standing, told: Sequence[Event]) -> list[dict[str, Any]]:
+    """The rows of device_intervals for a stream. told: its events in order of seq; read only where it moved."""
+    if not standing.moved:
+        end = standing.anchor_ms + standing.reached_ms
+        held = json.loads(standing.devices)
+        return [_interval(stream, device, 0, standing, standing.anchor_ms, end) for device in held]
     return [
         _interval(stream, device, number, standing, standing.anchor_ms + part.from_ms, standing.anchor_ms + part.to_ms)
         for number, part in enumerate(placements(told))
@@ -183,8 +204,23 @@ def _bound(stream: Stream) -> dict[str, str]:
     return {f"of_{name}": value for name, value in _named(stream).items()}
 
 
-def _mine(table: Any) -> list[Any]:
-    return [table.c[name] == bindparam(f"of_{name}") for name in ("source", "boot", "allocation")]
+def _update(tx: Connection, table: Table, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """The rows' streams say in `table` what the rows say; one statement for all, where the database can read them."""
+    given: dict[str, Any]
+    if tx.dialect.name == "postgresql":
+        columns = [Column(f"of_{name}", Text) for name in ("source", "boot", "allocation")]
+        columns += [Column(name, table.c[name].type) for name in names]
+        listed = func.json_to_recordset(cast(bindparam("rows", type_=Text), postgresql.JSON))
+        record = listed.table_valued(*columns).render_derived(with_types=True)
+        given = {name: record.c[name] for name in names}
+        mine = [table.c[name] == record.c[f"of_{name}"] for name in ("source", "boot", "allocation")]
+        parameters: Any = {"rows": json.dumps(rows)}
+    else:
+        given = {name: bindparam(name) for name in names}
+        mine = [table.c[name] == bindparam(f"of_{name}") for name in ("source", "boot", "allocation")]
+        parameters = rows
+    changed = or_(*(table.c[name] != given[name] for name in names))
+    tx.execute(update(table).where(*mine, changed).values(given), parameters)
 
 
 def _text(devices: Sequence[str]) -> str:

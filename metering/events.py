@@ -14,21 +14,23 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import Column, Connection, RowMapping, Table, Text, bindparam, cast, func, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from adapters.chain import timestamp
-from adapters.event import Event, EventInvalid, Signed, parse, public_key, verify
+from adapters.event import Event, EventInvalid, Signed, parse
 from metering import event_streams
 from metering.enrolment import keys_of
-from metering.event_schema import closed_streams, quarantined_events, usage_events
+from metering.event_schema import closed_streams, event_batches, quarantined_events, usage_events
 from metering.event_schema import event_streams as streams
 from metering.event_streams import among
+from metering.merkle import leaf_hash, root_of
 from metering.metered import Metered, Stream, disagreement, metered
 from metering.store import open_review
+from metering.verification import Verifier, verify_here
 from scheduler.clock import from_ms, to_ms
+from scheduler.journal import append
 from scheduler.refusal import Refusal
 from scheduler.schema import devices
 
@@ -65,9 +67,31 @@ class _Known:
     body_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A batch that was read, and whose signatures were verified with the keys enrolled then.
+
+    held: by place, whether the signature is by the key that the event names; no entry where that key was unknown.
+    """
+
+    documents: Sequence[object]
+    read: Sequence[Signed | _Fault]
+    held: Mapping[int, bool]
+
+
+def examine(tx: Connection, batch: Sequence[object], verifier: Verifier = verify_here) -> Examined:
+    """All that can be said of a batch without writing, so that `ingest` holds up other writers for as little as possible.
+
+    A key's public half never changes, so what verified here verifies for good; whether it still speaks is asked later.
+    """
+    read = [_read(document) for document in batch]
+    keys = keys_of(tx, {one.event.key_id for one in read if isinstance(one, Signed)})
+    return Examined(batch, read, _verified(read, keys, {}, verifier))
+
+
 def ingest(
     tx: Connection,
-    batch: Sequence[object],
+    batch: Sequence[object] | Examined,
     now: datetime,
     *,
     sent_at: datetime | None = None,
@@ -78,8 +102,10 @@ def ingest(
     sent_at: the agent's clock when it sent, if it said so. An event from further ahead than `skew_limit`, or from an
     agent whose clock is further off, is quarantined; late events are welcome.
     """
+    examined = batch if isinstance(batch, Examined) else examine(tx, batch)
+    batch = examined.documents
     skew_ms = None if sent_at is None else to_ms(sent_at) - to_ms(now)
-    judged = _judge(tx, batch, now, skew_ms, skew_limit)
+    judged = _judge(tx, examined, now, skew_ms, skew_limit)
     good = [one for one in judged if isinstance(one, Signed)]
     known = _neighbours(tx, good)
     fates: list[_Fault | Status | None] = [one if isinstance(one, _Fault) else None for one in judged]
@@ -93,6 +119,8 @@ def ingest(
             known[signed.event.source, signed.event.id] = _Known(signed.event, signed.hash, signed.body_sha256)
             fresh.append((place, signed))
     refused = _store(tx, [signed for _, signed in fresh], now, skew_ms)
+    if len(refused) < len(fresh):
+        _seal(tx, now)
     for place, signed in fresh:
         fates[place] = refused.get((signed.event.source, signed.event.id), "accepted")
     _quarantine(tx, [(batch[i], judged[i], fate) for i, fate in enumerate(fates) if isinstance(fate, _Fault)], now)
@@ -103,20 +131,32 @@ def ingest(
 
 
 def _judge(
-    tx: Connection, batch: Sequence[object], now: datetime, skew_ms: int | None, limit: timedelta
+    tx: Connection, examined: Examined, now: datetime, skew_ms: int | None, limit: timedelta
 ) -> list[Signed | _Fault]:
-    read = [_read(document) for document in batch]
+    read = examined.read
     found = [one for one in read if isinstance(one, Signed)]
     keys = keys_of(tx, {signed.event.key_id for signed in found})
-    opened = {identity: public_key(row["public_key"]) for identity, row in keys.items()}
+    held = _verified(read, keys, examined.held, verify_here)
     names = sorted({device for signed in found for device in signed.event.devices})
     home = select(devices.c.uuid, devices.c.node).where(among(tx, devices.c.uuid, names))
     homes = {row.uuid: row.node for row in tx.execute(home)}
-    limit_ms = limit // timedelta(milliseconds=1)
+    now_ms, limit_ms = to_ms(now), limit // timedelta(milliseconds=1)
     return [
-        one if isinstance(one, _Fault) else _believe(one, keys, opened, homes, to_ms(now), skew_ms, limit_ms)
-        for one in read
+        one if isinstance(one, _Fault) else _believe(one, keys, held.get(place), homes, now_ms, skew_ms, limit_ms)
+        for place, one in enumerate(read)
     ]
+
+
+def _verified(
+    read: Sequence[Signed | _Fault], keys: Mapping[str, RowMapping], known: Mapping[int, bool], verifier: Verifier
+) -> Mapping[int, bool]:
+    """What is known, and whether the other signatures are by the keys, as far as these are enrolled."""
+    places, claims = [], []
+    for place, one in enumerate(read):
+        if isinstance(one, Signed) and place not in known and one.event.key_id in keys:
+            places.append(place)
+            claims.append((str(keys[one.event.key_id]["public_key"]), one.raw, one.signature))
+    return {**known, **dict(zip(places, verifier(claims), strict=True))} if places else known
 
 
 def _read(document: object) -> Signed | _Fault:
@@ -130,7 +170,7 @@ def _read(document: object) -> Signed | _Fault:
 def _believe(
     signed: Signed,
     keys: Mapping[str, RowMapping],
-    opened: Mapping[str, Ed25519PublicKey],
+    held: bool | None,
     homes: Mapping[str, str],
     now_ms: int,
     skew_ms: int | None,
@@ -139,7 +179,7 @@ def _believe(
     event, key = signed.event, keys.get(signed.event.key_id)
     if key is None:
         return _Fault("EVENT_KEY_UNKNOWN", {"key": event.key_id})
-    if not verify(signed, opened[event.key_id]):
+    if not held:
         return _Fault("EVENT_SIGNATURE_INVALID", {"id": event.id, "key": event.key_id})
     if key["node"] != event.node:
         return _Fault("EVENT_KEY_OF_ANOTHER_NODE", {"key": event.key_id, "node": key["node"], "claimed": event.node})
@@ -238,6 +278,16 @@ def _insert(
             fates[signed.event.source, signed.event.id] = _compare(signed, known) or "duplicate"
     event_streams.advance(tx, [s.event for s in fresh if (s.event.source, s.event.id) in stored], now)
     return fates
+
+
+def _seal(tx: Connection, now: datetime) -> None:
+    """What the transaction stored is one record of a chained table, and so in every checkpoint from now on."""
+    b, u = event_batches.c, usage_events.c
+    last = tx.execute(select(b.last_number).order_by(b.seq.desc()).limit(1)).scalar() or 0
+    found = tx.execute(select(u.number, u.hash).where(u.number > last).order_by(u.number)).all()
+    root = root_of(leaf_hash(bytes.fromhex(row.hash)) for row in found)
+    record = {"last_number": found[-1].number, "events": len(found), "root": root.hex(), "received_at_ms": to_ms(now)}
+    append(tx, event_batches, record)
 
 
 def _add(tx: Connection, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:

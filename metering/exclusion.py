@@ -14,6 +14,7 @@ import uuid_utils
 from sqlalchemy import Connection, select
 
 from adapters.chain import canonical
+from metering.acts import Actor
 from metering.clawback import due_of
 from metering.programme_schema import contracts, invoice_jobs, invoices, other_supports
 from scheduler import journal
@@ -72,10 +73,17 @@ def record_other(
     amount_fen: int,
     cumulative: bool,
     evidence: Mapping[str, Any],
-    by: str,
+    actor: Actor,
     now: datetime,
-) -> dict[str, Any]:
-    """Support of the project from elsewhere is on record: an agreement on entering the zone, a city voucher."""
+) -> dict[str, Any] | Refusal:
+    """Support of the project from elsewhere is on record: an agreement on entering the zone, a city voucher.
+
+    A firm may report it, and more of it; that it is less, or may stand beside ours, is for an operator to record.
+    """
+    if actor.role == "firm":
+        known = {other["instrument"]: other for other in comparison(tx, firm, project)["others"]}.get(instrument)
+        if cumulative or (known is not None and (known["cumulative"] or amount_fen < known["amount_fen"])):
+            return Refusal(code="OPERATOR_RECORDS_THIS", facts={"instrument": instrument, "project": project})
     identity = f"other_{uuid_utils.uuid7()}"
     values = {
         "id": identity,
@@ -86,13 +94,13 @@ def record_other(
         "cumulative": int(cumulative),
         "evidence": canonical(dict(evidence)).decode(),
         "recorded_at_ms": to_ms(now),
-        "recorded_by": by,
+        "recorded_by": actor.by,
     }
     journal.append(tx, other_supports, values)
     return {"id": identity, **comparison(tx, firm, project)}
 
 
-def comparison(tx: Connection, firm: str, project: str) -> dict[str, Any]:
+def comparison(tx: Connection, firm: str, project: str, ours_fen: int | None = None) -> dict[str, Any]:
     """Ours against the others for one project of a firm: {project, firm, ours_fen, best_other_fen, taken, foregone, clause,
     others}. A contract is the project of the jobs its invoices bill; contracts may share a wider project."""
     query = select(other_supports).where(other_supports.c.firm == firm, other_supports.c.project == project)
@@ -102,7 +110,7 @@ def comparison(tx: Connection, firm: str, project: str) -> dict[str, Any]:
         Support(instrument=row["instrument"], amount_fen=row["amount_fen"], cumulative=bool(row["cumulative"]))
         for row in latest.values()
     ]
-    found = choose(ours_of(tx, firm, project), others)
+    found = choose(ours_of(tx, firm, project) if ours_fen is None else ours_fen, others)
     return {
         "firm": firm,
         "project": project,
@@ -128,11 +136,14 @@ def ours_of(tx: Connection, firm: str, project: str) -> int:
     return sum(sum(due_of(tx, job).values()) for job in tx.execute(query).scalars())
 
 
-def better_elsewhere(tx: Connection, firm: str, contract: str) -> Refusal | None:
-    """A Refusal when the contract's project takes another support instead of ours; None when ours may be paid."""
+def better_elsewhere(tx: Connection, firm: str, contract: str, ours_fen: int | None = None) -> Refusal | None:
+    """A Refusal when the contract's project takes another support instead of ours; None when ours may be paid.
+
+    ours_fen: what another programme of ours would give; None: what the compute voucher gives by the books.
+    """
     row = tx.execute(select(contracts.c.project).where(contracts.c.id == contract)).first()
     for project in {contract, (row.project if row else None) or contract}:
-        found = comparison(tx, firm, project)
+        found = comparison(tx, firm, project, ours_fen)
         if OURS not in found["taken"]:
             facts = {"project": project, **{k: found[k] for k in ("ours_fen", "best_other_fen", "taken", "clause")}}
             return Refusal(code="BETTER_ELSEWHERE", facts=facts)

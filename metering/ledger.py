@@ -57,6 +57,7 @@ class Code(enum.StrEnum):
     GRANT = "grant"
     CLAW_BACK = "claw_back"
     RECOVER = "recover"
+    WITHDRAW = "withdraw"
     LAPSE = "lapse"
     TRANCHE = "tranche"
 

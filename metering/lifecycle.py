@@ -20,6 +20,7 @@ FIRM = frozenset({"firm"})
 PROVIDER = frozenset({"provider"})
 PLATFORM = frozenset({"platform"})  # the platform itself, when a record makes it so
 NONE = "none"  # before the first act
+SAME = ""  # the act leaves the case where it stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,14 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
             "issue": _step("none", "issued", PLATFORM),
             "firm_paid": _step("issued", "firm_paid", PLATFORM),
             "verify": _step("issued firm_paid", "verified", OPERATOR),
-            "submit": _step("verified", "submitted", PLATFORM),
+            "submit": _step("verified paid closed", "submitted", PLATFORM),  # another year of it may be due later
             "send_back": _step("submitted", "verified", PLATFORM),
+            "withdraw": _step("approved", "verified", PLATFORM),
             "approve": _step("submitted", "approved", PLATFORM),
             "pay": _step("approved", "paid", PLATFORM),
-            "payment_returned": _step("paid", "approved", PLATFORM),
+            "payment_returned": _step("paid closed", "approved", PLATFORM),
             "close": _step("paid", "closed", PLATFORM),
-            "reject": _step("issued firm_paid verified", "rejected", OPERATOR | REVIEWER, reason=True),
-            "correct": _step("issued firm_paid verified paid closed rejected", "corrected", PLATFORM),
+            "correct": _step("issued firm_paid verified paid closed", "corrected", PLATFORM),
         },
         "clearing": {
             "build": _step("none", "building", OPERATOR),
@@ -80,9 +81,11 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
             "send_back": _step("submitted", "building", REVIEWER, reason=True),
             "abandon": _step("building", "abandoned", OPERATOR, reason=True),
             "approve": _step("submitted", "approved", REVIEWER),
+            "withdraw_item": _step("approved part_paid", SAME, REVIEWER, reason=True),
             "pay_part": _step("approved part_paid", "part_paid", FINANCE),
             "pay": _step("approved part_paid", "paid", FINANCE),
-            "payment_returned": _step("part_paid paid", "part_paid", FINANCE, reason=True),
+            "complete": _step("approved part_paid", "paid", PLATFORM),  # offsets and withdrawals left nothing to pay
+            "payment_returned": _step("part_paid paid reconciled", "part_paid", FINANCE, reason=True),
             "reconcile": _step("paid", "reconciled", FINANCE),
         },
         "clawback": {
@@ -90,6 +93,7 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
             "notice": _step("opened", "noticed", OPERATOR),
             "confirm": _step("noticed", "confirmed", REVIEWER, reason=True),
             "drop": _step("opened noticed", "dropped", REVIEWER, reason=True),
+            "supersede": _step("opened noticed", "superseded", PLATFORM),  # the amount has changed: another case
             "offset": _step("confirmed", "offset", FINANCE),
             "repay": _step("confirmed", "repaid", FINANCE),
             "write_off": _step("confirmed", "written_off", REVIEWER, reason=True),
@@ -112,14 +116,14 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
             "monitor": _step("paid", "monitored", OPERATOR),
             "close": _step("monitored", "closed", OPERATOR),
             "claw_back": _step("paid monitored closed", "clawed_back", REVIEWER, reason=True),
-            "reject": _step("drafted contract_verified delivered listed serving_evidence_met", "rejected", OPERATOR | REVIEWER,
+            "reject": _step("drafted contract_verified delivered listed serving_evidence_met assessed", "rejected", OPERATOR | REVIEWER,
                             reason=True),
         },
         # Clause 2.4.7.
         "application": {
             "submit": _step("none", "submitted", FIRM),
             "verify": _step("submitted", "verified", OPERATOR),
-            "reject": _step("submitted verified", "rejected", OPERATOR | REVIEWER, reason=True),
+            "reject": _step("submitted verified approved", "rejected", OPERATOR | REVIEWER, reason=True),
             "approve": _step("verified", "approved", REVIEWER),
             "pay": _step("approved", "paid", FINANCE),
             "claw_back": _step("paid", "clawed_back", REVIEWER, reason=True),
@@ -137,7 +141,7 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
     }
 )  # fmt: skip
 
-# Pairs of acts of one machine that one person may not both do on one case.
+# (first, second): who last did the first may not do the second on the same case.
 APART: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
     {
         "clearing": (("submit", "approve"), ("approve", "pay"), ("approve", "pay_part"), ("submit", "pay"), ("build", "approve")),
@@ -170,10 +174,9 @@ def next_state(
     if state not in step.before:
         possible = sorted(name for name, s in machine.items() if state in s.before and role in s.roles)
         return Refusal(code="ACT_NOT_NOW", facts={"kind": kind, "act": act, "state": state, "possible": possible})
-    for one, other in APART.get(kind, ()):
-        before = one if act == other else other if act == one else None
-        if before is not None and done.get(before) == by:
-            return Refusal(code="SAME_PERSON", facts={"kind": kind, "act": act, "did": before})
+    for first, second in APART.get(kind, ()):
+        if act == second and done.get(first) == by:
+            return Refusal(code="SAME_PERSON", facts={"kind": kind, "act": act, "did": first})
     if step.reason and not reason.strip():
         return Refusal(code="REASON_MISSING", facts={"kind": kind, "act": act})
-    return step.after
+    return step.after or state

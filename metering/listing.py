@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, func, insert, select, update
 
 from adapters.chain import timestamp
+from metering.acts import Actor
 from metering.facts import holds_at
 from metering.programme_schema import availability, listing_events
 from metering.standing import related_intervals
@@ -26,7 +27,7 @@ STATUSES = ("listed", "paused", "delisted")
 
 
 def set_listing(
-    tx: Connection, *, pool: str, status: str, reason: str, by: str, now: datetime
+    tx: Connection, *, pool: str, status: str, reason: str, actor: Actor, now: datetime
 ) -> dict[str, Any] | Refusal:
     """The pool is listed, paused or delisted from now on, on record with the reason; only a listed one takes new jobs."""
     row = tx.execute(select(pools.c.id).where(pools.c.id == pool)).first()
@@ -39,7 +40,11 @@ def set_listing(
         return Refusal(code="DELISTED", facts={"pool": pool})
     if story and story[-1]["status"] == status:
         return {"pool": pool, "status": status, "intervals": story}
-    values = {"pool": pool, "status": status, "reason": reason, "at_ms": to_ms(now), "recorded_by": by}
+    last = select(listing_events.c.role).where(listing_events.c.pool == pool).order_by(listing_events.c.seq.desc())
+    if actor.role == "provider" and status == "listed" and tx.execute(last).scalar() not in (None, "provider"):
+        return Refusal(code="PAUSED_BY_OPERATOR", facts={"pool": pool})
+    values = {"pool": pool, "status": status, "reason": reason, "at_ms": to_ms(now)}
+    values |= {"recorded_by": actor.by, "role": actor.role}
     journal.append(tx, listing_events, values)
     tx.execute(update(pools).where(pools.c.id == pool).values(listed=int(status == "listed")))
     return {"pool": pool, "status": status, "intervals": listing_intervals(tx, pool)}

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, RowMapping, func, select
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import canonical, instant, timestamp
-from metering import acts, refunding, review, rooms, store
+from metering import acts, contracts, refunding, review, rooms, store
 from metering.ledger import (
     PROGRAMME,
     AccountId,
@@ -62,11 +62,12 @@ def charge(budget: VoucherBudget, tx: Connection, jobs: Sequence[str], now: date
     journal.append_all(tx, settlement_lines, [line for one in done for line in one.lines])
     for one in done:
         _reviews(tx, one.job, one.lines, now)
+    if final:
+        _issue(budget, tx, position, done, now)
+    for one in done:  # last: what corrections and refunds brought back to a closed year has lapsed with it
         for year in one.years:
             if reading.state("year", f"{PROGRAMME}:{year}") == "closed":
                 rooms.lapse(tx, year, f"{one.settlement}:lapse", now)
-    if final:
-        _issue(budget, tx, position, done, now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,9 @@ def _settled(
     for row in open_holds:
         held[row["year"]] = held.get(row["year"], 0) + row["amount_fen"]
     posted = _drawn(movements, firm)
-    case = budget.case(reading, firm, asked, usage, posted=posted, held=held, providers=provider_of)
+    net = {year: fen - _refunded(movements, firm).get(year, 0) for year, fen in posted.items()}
+    under = billed_under(reading, job, firm, provider_of)
+    case = budget.case(reading, firm, asked, usage, posted=net, held=held, providers=provider_of, billed_under=under)
     out = budget.settle_case(case)
     number = position.numbers.get(job, 0) + 1
     settlement = settlement_id(job, number)
@@ -149,7 +152,7 @@ def _settled(
         "policy": out["policy"],
         "bundle_sha256": out["bundle_sha256"],
         "spec_sha256": spec_sha256,
-        "voucher": budget.voucher_state(reading, firm, asked.voucher),
+        "voucher": budget.voucher_state(reading, firm, asked.voucher, under or asked.contract),
         "case_json": canonical(case).decode(),
         "notices": canonical(out["notices"]).decode(),
         **{name: out["totals"][name] for name in ("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen")},
@@ -186,11 +189,26 @@ def differs(budget: VoucherBudget, tx: Connection, row: Mapping[Any, Any]) -> bo
     position = read_position(tx, budget, [row["job"]])
     firm, asked, _ = position.asked[row["job"]]
     usage, provider_of = entries(position.usage[row["job"]], budget)
-    case = budget.case(Reading(tx), firm, asked, usage, posted={}, held={}, providers=provider_of)
+    reading = Reading(tx)
+    under = billed_under(reading, row["job"], firm, provider_of)
+    case = budget.case(reading, firm, asked, usage, posted={}, held={}, providers=provider_of, billed_under=under)
     case["rooms"] = json.loads(row["case_json"])["rooms"]
     fresh = [{**line, "provider": provider_of[line["lease"]]} for line in budget.settle_case(case)["lines"]]
+    if row["voucher"] == "frozen" and budget.voucher_state(reading, firm, asked.voucher) != "frozen":
+        return True  # settled while frozen: its rooms were none then
     stored = lines_of(tx, row["id"])
     return fresh != stored
+
+
+def billed_under(reading: Reading, job: str, firm: str, provider_of: Mapping[str, str]) -> str | None:
+    """The contract of the job's invoice; None before there is one, and where no other support makes it matter."""
+    if not reading.supported(firm):
+        return None
+    for provider in sorted(set(provider_of.values())):
+        number = contracts.invoice_of_job(reading.tx, job, provider)
+        if number is not None:
+            return str((contracts.invoice(reading.tx, number) or {})["contract"])
+    return None
 
 
 def settlement_id(job: str, number: int) -> str:
@@ -259,6 +277,18 @@ def _drawn(movements: store.Movements, firm: str) -> dict[int, int]:
     moved = store.net_of(movements, DRAWS, DRAWS_BACK)
     prefix = f"room:{firm}:"
     return {int(d.rsplit(":", 1)[1]): fen for (d, _), fen in moved.items() if d.startswith(prefix)}
+
+
+def _refunded(movements: store.Movements, firm: str) -> dict[int, int]:
+    """What refunds brought back to the firm's rooms: there already, so no room of this job besides."""
+    found: dict[int, int] = {}
+    prefix = f"room:{firm}:"
+    for code, debit, credit, fen in movements:
+        if code is Code.REFUND_DRAW and prefix in (debit[: len(prefix)], credit[: len(prefix)]):
+            room, sign = (credit, 1) if credit.startswith(prefix) else (debit, -1)
+            year = int(room.rsplit(":", 1)[1])
+            found[year] = found.get(year, 0) + sign * fen
+    return found
 
 
 def _draw(

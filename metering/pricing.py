@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import uuid_utils
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from adapters.chain import timestamp
 from metering import acts, clawback, posting
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 
 def affected(tx: Connection, pool: str, start: datetime, fen: int) -> list[dict[str, Any]]:
-    """Leases of the pool reserved at or after `start`, with what they were and would be charged: {lease, job, settlement,
-    state, fee_fen, new_fee_fen}. A lease keeps the price it began with, so no other is touched."""
+    """Leases of the pool reserved from `start` until the next recorded price, with what they were and would be charged:
+    {lease, job, settlement, state, fee_fen, new_fee_fen}. A lease keeps the price it began with, so no other is touched."""
     found = []
+    later = select(func.min(prices.c.from_ms)).where(prices.c.pool == pool, prices.c.from_ms > to_ms(start))
+    until = tx.execute(later).scalar()
     query = select(leases).where(leases.c.pool == pool, leases.c.reserved_at_ms >= to_ms(start))
+    if until is not None:
+        query = query.where(leases.c.reserved_at_ms < until)
     for lease in tx.execute(query.order_by(leases.c.reserved_at_ms, leases.c.id)).mappings():
         runs = select(usage_records).where(usage_records.c.lease == lease["id"], usage_records.c.kind == "run")
         rows = list(tx.execute(runs).mappings())

@@ -82,7 +82,7 @@ invoice_jobs = Table(  # which jobs an invoice bills: each job once
     metadata,
     *chain_columns(),
     Column("invoice", String, nullable=False, index=True),
-    Column("job", String, nullable=False, unique=True),
+    Column("job", String, nullable=False, index=True),
 )
 
 slips = Table(  # bank slip 回单
@@ -188,6 +188,7 @@ listing_events = Table(  # when a pool was listed, paused, taken off: subsidy ev
     Column("reason", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("recorded_by", String, nullable=False),
+    Column("role", String, nullable=False),  # what an operator paused, its provider does not list again
 )
 
 availability = Table(  # the platform's own probes, device counts summed per local day

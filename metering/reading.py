@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
-from metering import acts, standing, store
+from metering import acts, exclusion, standing, store
 from metering.facts import Interval
 from metering.ledger import contract_room
+from metering.programme_schema import other_supports
 
 Years = dict[int, int]
 
@@ -28,6 +29,8 @@ class Reading:
         self._rooms: dict[str, Years] = {}
         self._pool: Years | None = None
         self._contracts: dict[str, int] = {}
+        self._supported: frozenset[str] | None = None
+        self._foregone: dict[tuple[str, str], bool] = {}
 
     def eligible(self, subject_kind: str, subject: str) -> tuple[Interval, ...]:
         """When the subject meets its clause."""
@@ -71,6 +74,21 @@ class Reading:
         if contract not in self._contracts:
             self._contracts[contract] = store.balance(self.tx, contract_room(contract)).available
         return self._contracts[contract]
+
+    def supported(self, firm: str) -> bool:
+        """True when any support of the firm from elsewhere is on record."""
+        if self._supported is None:
+            self._supported = frozenset(self.tx.execute(select(other_supports.c.firm)).scalars())
+        return firm in self._supported
+
+    def foregone(self, firm: str, contract: str | None) -> bool:
+        """True when the contract's project takes another support instead of the voucher (clause 4.4)."""
+        if contract is None or not self.supported(firm):
+            return False
+        key = (firm, contract)
+        if key not in self._foregone:
+            self._foregone[key] = exclusion.better_elsewhere(self.tx, firm, contract) is not None
+        return self._foregone[key]
 
     def gave(self, firm: str, contract: str | None, year: int, fen: int) -> None:
         """The rooms have so much less (below zero: more) once the batch is posted."""

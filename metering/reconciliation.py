@@ -33,28 +33,30 @@ _MS = timedelta(milliseconds=1)
 class Counts:
     """What is said of one lease on one local day, in device milliseconds; None where nothing is said.
 
-    scheduler: its records of kind run. events: from signed events. read: how long its devices were read while it
-    held them; busy: the part of it in which they worked. provisional: the events may still grow.
+    scheduler: its records of kind run. held: its records of every kind, those of a start that failed and of a lost
+    node too: agents see processes there, and nobody pays for them. events: from signed events. read: how long its
+    devices were read while it held them; busy: the part of it in which they worked. provisional: the events may grow.
     """
 
     lease: str
     day: date
     devices: int
     scheduler_device_ms: int | None
+    held_device_ms: int | None
     events_device_ms: int | None
     read_device_ms: int | None
     busy_device_ms: int | None
     provisional: bool
 
     def differ(self, tolerance: timedelta) -> bool:
-        """Whether a person has to look: scheduler and events apart, or devices busy beyond what either counted.
+        """Whether a person has to look: events short of what ran or beyond what was held, or devices busy beyond either.
 
         A device may idle while it is leased, so less busy time than metered time is no contradiction.
         """
         allowed = self.devices * (tolerance // _MS)
-        counted = [ms for ms in (self.scheduler_device_ms, self.events_device_ms) if ms is not None]
-        apart = len(counted) == 1 and counted[0] > allowed
-        apart |= len(counted) == 2 and abs(counted[0] - counted[1]) > allowed
+        told = self.events_device_ms or 0
+        apart = told < (self.scheduler_device_ms or 0) - allowed or told > (self.held_device_ms or 0) + allowed
+        counted = [ms for ms in (self.held_device_ms, self.events_device_ms) if ms is not None]
         return apart or (self.busy_device_ms or 0) > min(counted, default=0) + allowed
 
     def facts(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Counts:
             "day": self.day.isoformat(),
             "devices": self.devices,
             "scheduler_device_ms": self.scheduler_device_ms,
+            "held_device_ms": self.held_device_ms,
             "events_device_ms": self.events_device_ms,
             "read_device_ms": self.read_device_ms,
             "busy_device_ms": self.busy_device_ms,
@@ -103,7 +106,7 @@ def covered_ms(at_ms: Sequence[int], join_ms: int) -> int:
 def _leases(tx: Connection, start: datetime, end: datetime) -> list[str]:
     low, high = to_ms(start), to_ms(end)
     u, s, held = usage_records.c, event_streams.c, leases.c
-    recorded = select(u.lease).where(u.kind == "run", u.start_ms < high, u.end_ms > low)
+    recorded = select(u.lease).where(u.start_ms < high, u.end_ms > low)
     told = select(s.allocation).where(s.anchor_ms < high, s.anchor_ms + s.reached_ms > low)
     had = select(held.id).where(held.reserved_at_ms < high, held.released_at_ms.is_(None) | (held.released_at_ms > low))
     return sorted({str(row[0]) for query in (recorded, told, had) for row in tx.execute(query)})
@@ -112,11 +115,10 @@ def _leases(tx: Connection, start: datetime, end: datetime) -> list[str]:
 def _count(tx: Connection, lease: str, day: date, start: datetime, end: datetime) -> Counts:
     low, high = to_ms(start), to_ms(end)
     u = usage_records.c
-    runs = tx.execute(
-        select(u.devices, u.start_ms, u.end_ms).where(
-            u.lease == lease, u.kind == "run", u.start_ms < high, u.end_ms > low
-        )
-    ).all()
+    within = (u.lease == lease, u.start_ms < high, u.end_ms > low)
+    records = tx.execute(select(u.kind, u.devices, u.start_ms, u.end_ms).where(*within)).all()
+    spent = [(row.kind, row.devices * (min(row.end_ms, high) - max(row.start_ms, low))) for row in records]
+    runs = [ms for kind, ms in spent if kind == "run"]
     events = metered_of(tx, lease)
     told = any(interval.start < end and interval.end > start for interval in events.intervals)
     read, busy = _readings(tx, lease, low, high)
@@ -125,10 +127,9 @@ def _count(tx: Connection, lease: str, day: date, start: datetime, end: datetime
     return Counts(
         lease=lease,
         day=day,
-        devices=max(len(held), len(named), *(row.devices for row in runs), 1),
-        scheduler_device_ms=sum(r.devices * (min(r.end_ms, high) - max(r.start_ms, low)) for r in runs)
-        if runs
-        else None,
+        devices=max(len(held), len(named), *(row.devices for row in records), 1),
+        scheduler_device_ms=sum(runs) if runs else None,
+        held_device_ms=sum(ms for _, ms in spent) if spent else None,
         events_device_ms=device_ms_within(events.intervals, start, end) if told else None,
         read_device_ms=read,
         busy_device_ms=busy,

@@ -56,6 +56,9 @@ def refund(
     )
     if row is None or not row["final"]:
         return Refusal(code="NOT_SETTLED", facts={"job": job})
+    sellers = {item.provider for item in billed(tx, row["id"])}
+    if actor.role == "provider" and len(sellers) > 1:
+        return Refusal(code="JOB_OF_TWO_PROVIDERS", facts={"job": job})
     state = acts.state_of(tx, "settlement", row["id"])
     if state in IN_CLEARING:
         return Refusal(code="IN_CLEARING", facts={"settlement": row["id"], "state": state})

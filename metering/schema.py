@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, Text, text
 
-from metering import programme_schema
+from metering import event_schema, programme_schema
 from scheduler.schema import chain_columns, metadata
 
 platform = Table(  # facts fixed when the database was made, such as ledger = demo | live
@@ -210,4 +210,5 @@ CHAINED = {
     "settlements": settlements,
     "settlement_lines": settlement_lines,
     **programme_schema.CHAINED,
+    **event_schema.CHAINED,
 }

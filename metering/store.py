@@ -164,6 +164,11 @@ def _held(tx: Connection, fresh: Sequence[tuple[Transfer, str]]) -> dict[str, in
     return found
 
 
+def posted(tx: Connection, identity: str) -> bool:
+    """True when a transfer of this id is in the books."""
+    return tx.execute(select(transfers.c.id).where(transfers.c.id == identity)).first() is not None
+
+
 def signed(
     key: str,
     code: Code,

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy.exc import OperationalError
 
 from scheduler import store, view
 from scheduler.clock import Clock, to_ms
@@ -77,7 +78,7 @@ class Loop:
         """One round over everything that is stored."""
         with self.database.read() as tx:
             held = [dict(row) for row in store.held_leases(tx)]
-        due = [records for records in (self._attend(row) for row in held) if records]
+        due = [records for records in (self._attended(row) for row in held) if records]
         self._settle_until_midnight(due)
         self._place()
         with self.database.write() as tx:
@@ -85,6 +86,16 @@ class Loop:
         self.ticked_at = self.clock.now()
 
     # --- leases that exist ----------------------------------------------------------------------------------------
+
+    def _attended(self, row: Mapping[str, Any]) -> list[UsageRecord]:
+        """_attend, so that one lease that cannot be attended to keeps no other waiting; the next tick tries again."""
+        try:
+            return self._attend(row)
+        except OperationalError:
+            raise  # the database is away: that is everybody's
+        except Exception:
+            log.exception("lease_failed", lease=row["id"])
+            return []
 
     def _attend(self, row: Mapping[str, Any]) -> list[UsageRecord]:
         """The lease is one step on; returns what it used up to the last local midnight and nobody recorded yet."""
@@ -233,7 +244,12 @@ class Loop:
             snapshot = view.snapshot(tx, now, self.budget)
         decided = plan(snapshot, self.policy)
         for launch in decided.launches:
-            self._reserve_and_launch(launch, decided)
+            try:
+                self._reserve_and_launch(launch, decided)
+            except OperationalError:
+                raise
+            except Exception:  # one job that cannot be placed keeps no other waiting; it stays pending
+                log.exception("placement_failed", job=launch.job)
         if decided.waits:
             with self.database.write() as tx:
                 for wait in decided.waits:

@@ -9,6 +9,7 @@ import typer
 
 from api.commands.connection import connect, one, resolve
 from api.commands.console import USAGE, Column, Failure, Output, emit, pairs, section, show, talk, word
+from api.commands.papers import Action, Reason, Words, misuse, path, take, tell
 
 Format = Annotated[Output, typer.Option("-o", "--output", help="Table for people; json, yaml or csv for programs.")]
 
@@ -50,14 +51,33 @@ LINE_COLUMNS = (
 )
 
 
+RIGHT = {"show": "", "freeze": "FIRM --reason TEXT", "unfreeze": "FIRM --reason TEXT", "revoke": "FIRM --reason TEXT"}
+
+
 def voucher(
+    action: Action = "show",
+    words: Words = None,
     claim: Annotated[
         bool, typer.Option("--claim", help="Claim the right first; claiming again changes nothing.")
     ] = False,
     firm: Annotated[str | None, typer.Option(help="Another firm's, where your key may see it.")] = None,
+    reason: Reason = None,
     output: Format = Output.TABLE,
 ) -> None:
-    """The right to draw, and what is left of each year's rooms."""
+    """The right to draw, and what is left of each year's rooms.
+
+    \b
+    show                             yours, or those your key may see
+    freeze FIRM --reason TEXT        it draws nothing new
+    unfreeze FIRM --reason TEXT      by a reviewer who did not freeze it
+    revoke FIRM --reason TEXT        for good, from now on
+    """
+    given = take("voucher", RIGHT, action, words, reason=reason)
+    if action != "show":
+        if claim or firm is not None:
+            raise misuse("voucher", RIGHT, action)
+        _set_right(action, given[0], str(reason), output)
+        return
     with connect("firm") as client:
         if claim:
             client.post("/v1/vouchers", {"programme": "compute_voucher"})
@@ -71,6 +91,17 @@ def voucher(
     for item in found:
         section(f"{item['firm']}  {word('voucher.programme.' + str(item['programme']))}")
         pairs([(word("voucher.policy"), str(item["policy"])), *_rooms(item.get("rooms") or {})])
+
+
+def _set_right(action: str, firm: str, reason: str, output: Output) -> None:
+    """The firm's right has taken the step; where it now stands is on stdout."""
+    columns = (
+        Column(key="firm", title="column.firm"),
+        Column(key="state", title="column.state", shown=lambda value: word(f"document.state.{value}")),
+    )
+    with connect("operator" if action == "freeze" else "reviewer") as client:
+        found = client.post(path("vouchers", firm, "acts"), {"act": action, "reason": reason})
+    tell({**found, "firm": firm}, columns, output)
 
 
 def _rooms(rooms: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Service: serve, loop, agent, demo, migrate, doctor."""
+"""Service: serve, loop, demo, migrate, doctor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import typer
 from api.commands.console import REFUSED, UNAVAILABLE, USAGE, Failure, Output, language, talk, word
 
 if TYPE_CHECKING:
-    from adapters.agent import Agent
     from api.settings import Settings
     from api.wiring import Services
 
@@ -51,7 +50,7 @@ def serve(
 
     services = _build(_settings(host=host, port=port, data_dir=data_dir))
     _first_key(services)
-    stop = _stop_on_signals()  # uvicorn raises its signal again when it has ended; what follows must still run
+    stop = stop_on_signals()  # uvicorn raises its signal again when it has ended; what follows must still run
     thread = threading.Thread(target=services.loop.run, args=(stop, services.settings.tick_ms / 1000), name="loop")
     settings = services.settings
     talk(word("cli.serve.pages", url=f"http://{settings.host}:{settings.port}/"))
@@ -70,13 +69,14 @@ def loop(data_dir: DataDir = None) -> None:
     from api.embedded import EmbeddedAgents
 
     services = _build(_settings(data_dir=data_dir))
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     EmbeddedAgents(services).start(stop)
     services.loop.run(stop, services.settings.tick_ms / 1000)
     services.close()
 
 
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
+    """Set when this process is told to end (SIGTERM, SIGINT)."""
     stop = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -85,39 +85,6 @@ def _stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     return stop
-
-
-def agent(
-    node: Annotated[str, typer.Option(help="This host's node id on the platform.")],
-    server: Annotated[str | None, typer.Option(help="Default YISUAN_SERVER.")] = None,
-    key: Annotated[str | None, typer.Option(envvar="YISUAN_KEY", help="A key of role agent.")] = None,
-    period: Annotated[float, typer.Option(min=0.1, help="Seconds between readings.")] = 5.0,
-) -> None:
-    """Reads every registered vendor's devices and tells the platform; what cannot be told waits and is told later."""
-    from adapters.agent import Agent
-    from adapters.registry import load_adapter, vendors
-    from api.client import find_access
-    from api.push import HttpPush
-
-    access = find_access("agent")
-    server, key = server or access.server, key or access.key
-    if not key:
-        raise Failure(word("cli.agent.key"), do=word("cli.key.do"), code=USAGE)
-    adapters = [load_adapter(name) for name in vendors()]
-    running, stop = Agent(node, adapters, HttpPush(server, key)), _stop_on_signals()
-    talk(word("cli.agent.running", node=node, server=server))
-    threading.Thread(target=_tell_agent, args=(running, stop), name="status", daemon=True).start()
-    running.run(stop, period)
-
-
-def _tell_agent(running: Agent, stop: threading.Event) -> None:
-    """Say what fails when it begins to, and when it no longer does."""
-    said: str | None = None
-    while not stop.wait(1.0):
-        problem = running.status().problem
-        if problem != said:
-            said = problem
-            talk(word("cli.agent.failing", problem=problem) if problem else word("cli.agent.delivering"))
 
 
 def migrate(data_dir: DataDir = None) -> None:
@@ -178,8 +145,9 @@ def _first_key(services: Services) -> None:
 
     with services.database.write() as tx:
         if tx.execute(select(api_keys.c.id)).first() is None:
-            key = mint_key(tx, name="first", role="operator", tenant=None, now=datetime.now(UTC))
-            talk(word("cli.first_key", key=key))
+            for role in ("operator", "reviewer", "finance"):
+                key = mint_key(tx, name=f"first {role}", role=role, tenant=None, now=datetime.now(UTC))
+                talk(word("cli.first_key", role=role, key=key))
 
 
 def doctor(data_dir: DataDir = None) -> None:

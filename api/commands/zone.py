@@ -8,6 +8,7 @@ import typer
 
 from api.commands.connection import connect
 from api.commands.console import Column, Output, emit, show, word
+from api.commands.papers import Action, Reason, Words, listed, misuse, path, take, tell, told
 
 Format = Annotated[Output, typer.Option("-o", "--output", help="Table for people; json, yaml or csv for programs.")]
 
@@ -87,17 +88,56 @@ def queues(output: Format = Output.TABLE) -> None:
     show(found, columns, output)
 
 
-def review(output: Format = Output.TABLE) -> None:
-    """Open items first."""
+REVIEW = {"list": "", "answer": "ID ACTION --reason TEXT"}
+
+
+def review(
+    action: Action = "list",
+    words: Words = None,
+    closed: Annotated[bool, typer.Option("--closed", help="list: what was answered instead.")] = False,
+    reason: Reason = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Oldest first.
+
+    \b
+    list                                  what waits, each with the actions that answer it
+    answer ID ACTION --reason TEXT        answer it with one of them
+    """
+    given = take("review", REVIEW, action, words, reason=reason)
+    if action == "answer":
+        if closed:
+            raise misuse("review", REVIEW, action)
+        with connect("operator") as client:
+            answered = client.post(path("reviews", given[0], "answers"), {"action": given[1], "reason": reason})
+        tell(answered, ANSWERED, output)
+        return
     with connect("operator") as client:
-        found = list(client.items("/v1/reviews"))
-    columns = (
-        Column(key="code", title="column.what", shown=word),
-        Column(key="subject", title="column.subject"),
-        Column(key="opened_at", title="column.opened", shown=_moment),
-        Column(key="closed_at", title="column.closed", shown=_moment),
-    )
-    show(found, columns, output)
+        found = list(client.items("/v1/reviews", closed="true" if closed else None))
+    for item in found if output is Output.TABLE else ():
+        item["code"] = told(item["code"], item["facts"])
+    show(found, CLOSED_REVIEWS if closed else REVIEWS, output)
+
+
+REVIEWS = (
+    Column(key="id", title="column.id"),
+    Column(key="code", title="column.what"),
+    Column(key="subject", title="column.subject"),
+    Column(key="opened_at", title="column.opened", shown=_moment),
+    Column(key="actions", title="column.actions", shown=listed),
+)
+CLOSED_REVIEWS = (
+    *(column for column in REVIEWS if column.key != "actions"),
+    Column(key="closed_at", title="column.closed", shown=_moment),
+    Column(key="action", title="column.action"),
+    Column(key="reason", title="column.reason"),
+    Column(key="closed_by", title="column.by"),
+)
+ANSWERED = (
+    Column(key="id", title="column.id"),
+    Column(key="state", title="column.state", shown=lambda value: word(f"document.state.{value}")),
+    Column(key="action", title="column.action"),
+)
 
 
 def snapshot() -> None:

@@ -12,23 +12,16 @@ from api import programme_schemas as schemas
 from api.auth import Authorised, Principal
 from api.idempotency import Posted
 from api.problems import Problem
-from api.routes.papers import party
 from api.routes.shared import Shared, found
 from metering import acts, clawback, clearing, correction, disputes, refunding, review
-from metering.acts import Actor
 from metering.schema import settlement_lines, settlements
 
 routes = APIRouter(tags=["clearing"])
 
 
-def actor_of(who: Principal) -> Actor:
-    """The principal as the one who acts."""
-    return Actor(by=who.key_id, role=who.role)
-
-
 def own_settlement(tx: Connection, settlement: str, who: Principal) -> None:
     """Nothing, or a 404 when the settlement is not the principal's own."""
-    mine = party(who)
+    mine = who.party
     firm = tx.execute(select(settlements.c.firm).where(settlements.c.id == settlement)).scalar()
     query = select(settlement_lines.c.provider).where(settlement_lines.c.settlement == settlement)
     if firm is None or (mine is not None and mine != firm and mine not in set(tx.execute(query).scalars())):
@@ -52,7 +45,7 @@ def standing_of(settlement: str, who: Authorised, services: Shared) -> dict[str,
 @routes.post("/v1/clearing/verifications", status_code=201)
 def verify(body: schemas.Settled, once: Posted, services: Shared) -> Response:
     """Verify a settlement (核验): its papers match, and today's facts settle it the same."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     return once.do(lambda tx: clearing.verify(tx, services.budget, body.settlement, actor, now))
 
 
@@ -63,7 +56,7 @@ def list_batches(who: Authorised, services: Shared) -> dict[str, Any]:
         items = []
         for case in acts.subjects(tx, "clearing"):
             built = acts.told(tx, "clearing", case["subject"], "build") or {}
-            if party(who) in (None, built["provider"]):
+            if who.party in (None, built["provider"]):
                 items.append({"id": case["subject"], "state": case["state"], "since": case["since"], **built})
     return {"items": items, "next_cursor": None}
 
@@ -72,7 +65,7 @@ def list_batches(who: Authorised, services: Shared) -> dict[str, Any]:
 def show_batch(batch: str, who: Authorised, services: Shared) -> dict[str, Any]:
     with services.database.read() as tx:
         shown: dict[str, Any] = found(clearing.batch_document(tx, batch), "batch", batch)
-    if party(who) not in (None, shown["provider"]):
+    if who.party not in (None, shown["provider"]):
         raise Problem(404, "NOT_FOUND", {"what": "batch", "id": batch})
     return shown
 
@@ -80,14 +73,14 @@ def show_batch(batch: str, who: Authorised, services: Shared) -> dict[str, Any]:
 @routes.post("/v1/clearing", status_code=201)
 def build(body: schemas.Batch, once: Posted, services: Shared) -> Response:
     """A batch of everything verified and due to one provider for one year."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     return once.do(lambda tx: clearing.build(tx, provider=body.provider, year=body.year, actor=actor, now=now))
 
 
 @routes.post("/v1/clearing/{batch}/acts", status_code=200)
 def act_on_batch(batch: str, body: schemas.Act, once: Posted, services: Shared) -> Response:
-    """submit, send_back, abandon, approve or reconcile; paying has its own route."""
-    actor, now, budget = actor_of(once.principal), services.clock.now(), services.budget
+    """submit, send_back, abandon, approve, withdraw_item (reference: the settlement) or reconcile; paying has its own route."""
+    actor, now, budget = once.principal.actor, services.clock.now(), services.budget
 
     def act(tx: Connection) -> Any:
         found(acts.told(tx, "clearing", batch, "build"), "batch", batch)
@@ -100,6 +93,12 @@ def act_on_batch(batch: str, body: schemas.Act, once: Posted, services: Shared) 
                     services.seal(tx, clearing.seal_reason(batch), now)
                     return clearing.batch_document(tx, batch)
                 return done
+            case "withdraw_item":
+                return clearing.withdraw_item(tx, batch, body.reference or "", actor, body.reason, now)
+            case "complete":
+                raise Problem(
+                    422, "INPUT_INVALID", {}, [{"pointer": "/act", "detail": "not for anybody", "value": body.act}]
+                )
             case "send_back":
                 return clearing.send_back(tx, batch, actor, body.reason, now)
             case "reconcile":
@@ -117,7 +116,7 @@ def act_on_batch(batch: str, body: schemas.Act, once: Posted, services: Shared) 
 @routes.post("/v1/clearing/{batch}/payments", status_code=201)
 def pay(batch: str, body: schemas.Payment, once: Posted, services: Shared) -> Response:
     """The treasury paid so much of the batch (兑付), once per reference."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     values = body.model_dump()
     return once.do(lambda tx: clearing.pay(tx, services.budget, batch, **values, actor=actor, now=now))
 
@@ -125,7 +124,7 @@ def pay(batch: str, body: schemas.Payment, once: Posted, services: Shared) -> Re
 @routes.post("/v1/clearing/{batch}/returns", status_code=201)
 def payment_returned(batch: str, body: schemas.PaymentReturned, once: Posted, services: Shared) -> Response:
     """The bank sent a payment back: it is due again."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     return once.do(lambda tx: clearing.payment_returned(tx, batch, **body.model_dump(), actor=actor, now=now))
 
 
@@ -136,7 +135,7 @@ def list_clawbacks(who: Authorised, services: Shared) -> dict[str, Any]:
         items = []
         for case in acts.subjects(tx, "clawback"):
             body = acts.told(tx, "clawback", case["subject"], "open") or {}
-            if party(who) in (None, body["party"]):
+            if who.party in (None, body["party"]):
                 items.append({"id": case["subject"], "state": case["state"], "since": case["since"], **body})
     return {"items": items, "next_cursor": None}
 
@@ -144,7 +143,7 @@ def list_clawbacks(who: Authorised, services: Shared) -> dict[str, Any]:
 @routes.post("/v1/clawbacks/{case:path}/acts", status_code=200)
 def act_on_clawback(case: str, body: schemas.Act, once: Posted, services: Shared) -> Response:
     """notice, confirm, drop, repay, offset or write_off."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     return once.do(
         lambda tx: clawback.proceed(tx, case, body.act, actor, body.reason, now, reference=body.reference), status=200
     )
@@ -155,25 +154,30 @@ def list_disputes(who: Authorised, services: Shared) -> dict[str, Any]:
     """Disputes, in the order of their last act; a party sees its own."""
     with services.database.read() as tx:
         items = [disputes.dispute(tx, case["subject"]) or {} for case in acts.subjects(tx, "dispute")]
-    return {"items": [item for item in items if party(who) in (None, item["party"])], "next_cursor": None}
+    return {"items": [item for item in items if who.party in (None, item["party"])], "next_cursor": None}
 
 
 @routes.post("/v1/disputes", status_code=201)
 def open_dispute(body: schemas.Dispute, once: Posted, services: Shared) -> Response:
     """Dispute a settlement of one's own: until it is resolved, nothing of its job is paid out."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     mine = once.principal.tenant or ""
-    return once.do(lambda tx: disputes.open_dispute(tx, **body.model_dump(), party=mine, actor=actor, now=now))
+
+    def act(tx: Connection) -> Any:
+        own_settlement(tx, body.settlement, once.principal)
+        return disputes.open_dispute(tx, **body.model_dump(), party=mine, actor=actor, now=now)
+
+    return once.do(act)
 
 
 @routes.post("/v1/disputes/{dispute:path}/acts", status_code=200)
 def act_on_dispute(dispute: str, body: schemas.Act, once: Posted, services: Shared) -> Response:
     """withdraw (its party), uphold or dismiss (an operator, with a reason)."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
 
     def act(tx: Connection) -> Any:
         known = found(disputes.dispute(tx, dispute), "dispute", dispute)
-        if party(once.principal) not in (None, known["party"]):
+        if once.principal.party not in (None, known["party"]):
             raise Problem(404, "NOT_FOUND", {"what": "dispute", "id": dispute})
         return disputes.resolve(tx, dispute, body.act, actor, body.reason, now)
 
@@ -183,7 +187,7 @@ def act_on_dispute(dispute: str, body: schemas.Act, once: Posted, services: Shar
 @routes.post("/v1/refunds", status_code=201)
 def refund(body: schemas.Refund, once: Posted, services: Shared) -> Response:
     """A refund or ex-post rebate of a job's fee: the firm gets its own share, the voucher's goes back to its year."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
 
     def act(tx: Connection) -> Any:
         query = select(settlements.c.id).where(settlements.c.job == body.job).order_by(settlements.c.number.desc())
@@ -198,7 +202,7 @@ def refund(body: schemas.Refund, once: Posted, services: Shared) -> Response:
 @routes.post("/v1/corrections", status_code=201)
 def correct(body: schemas.Correction, once: Posted, services: Shared) -> Response:
     """Settle a job again under today's facts; the new settlement cites the old."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     return once.do(lambda tx: correction.correct(tx, services.budget, body.job, actor, body.reason, now))
 
 
@@ -212,6 +216,6 @@ def list_reviews(who: Authorised, services: Shared, closed: bool = False) -> dic
 @routes.post("/v1/reviews/{item:path}/answers", status_code=200)
 def answer_review(item: str, body: schemas.Answer, once: Posted, services: Shared) -> Response:
     """Answer an item with one of its actions and a reason."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     values = body.model_dump()
     return once.do(lambda tx: review.close(tx, review=item, **values, actor=actor, now=now), status=200)

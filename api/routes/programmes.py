@@ -13,10 +13,10 @@ from api import queries
 from api.auth import Authorised
 from api.idempotency import Posted
 from api.problems import Problem
-from api.routes.clearing import actor_of
 from api.routes.shared import Shared, found
-from metering import acts, contracts, listing, model_voucher, pricing, rooms, store, subsidy
+from metering import acts, contracts, eligibility, listing, model_voucher, pricing, rooms, store, subsidy
 from metering.ledger import Programme
+from metering.schema import firms
 from scheduler.schema import pools
 
 routes = APIRouter(tags=["programmes"])
@@ -61,25 +61,31 @@ def act_on_eligibility(firm: str, body: schemas.Act, once: Posted, services: Sha
     """submit, verify, suspend, reinstate or revoke: the decision about a firm's standing (clause 4.1). Facts say since when."""
     if once.principal.firm not in (None, firm):
         raise Problem(404, "NOT_FOUND", {"what": "firm", "id": firm})
-    return once.do(lambda tx: _plain(tx, "eligibility", firm, body, once, services), status=200)
+    actor, now = once.principal.actor, services.clock.now()
+
+    def act(tx: Connection) -> Any:
+        found(queries.one(tx, firms, firm), "firm", firm)
+        return eligibility.decide(tx, firm, body.act, actor, body.reason, now)
+
+    return once.do(act, status=200)
 
 
 def _plain(tx: Connection, kind: str, subject: str, body: schemas.Act, once: Any, services: Any) -> Any:
-    done = acts.act(tx, kind, subject, body.act, actor_of(once.principal), services.clock.now(), reason=body.reason)
+    done = acts.act(tx, kind, subject, body.act, once.principal.actor, services.clock.now(), reason=body.reason)
     return {"subject": subject, "state": done} if isinstance(done, str) else done
 
 
 @routes.post("/v1/years", status_code=201)
 def close_year(body: schemas.YearClose, once: Posted, services: Shared) -> Response:
     """Close a year of the compute voucher: what nobody drew lapses."""
-    actor, now, policy = actor_of(once.principal), services.clock.now(), services.budget.policy
+    actor, now, policy = once.principal.actor, services.clock.now(), services.budget.policy
     return once.do(lambda tx: rooms.close_year(tx, policy, body.year, actor, body.reason, now))
 
 
 @routes.post("/v1/prices", status_code=201)
 def set_price(body: schemas.Price, once: Posted, services: Shared) -> Response:
     """A pool's price from a moment to come on. Back-dated: with force it is proposed and shows what it would change."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
 
     def act(tx: Connection) -> Any:
         pool = found(queries.one(tx, pools, body.pool), "pool", body.pool)
@@ -99,7 +105,7 @@ def set_price(body: schemas.Price, once: Posted, services: Shared) -> Response:
 @routes.post("/v1/prices/{price:path}/acts", status_code=200)
 def act_on_price(price: str, body: schemas.Act, once: Posted, services: Shared) -> Response:
     """approve or reject a back-dated price; approving settles again what it changes."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
 
     def act(tx: Connection) -> Any:
         if body.act == "approve":
@@ -120,7 +126,7 @@ def set_listing(pool: str, body: schemas.Listing, once: Posted, services: Shared
             raise Problem(404, "NOT_FOUND", {"what": "pool", "id": pool})
         now = services.clock.now()
         return listing.set_listing(
-            tx, pool=pool, status=body.status, reason=body.reason, by=once.principal.key_id, now=now
+            tx, pool=pool, status=body.status, reason=body.reason, actor=once.principal.actor, now=now
         )
 
     return once.do(act, status=200)
@@ -148,7 +154,7 @@ def show_project(project: str, who: Authorised, services: Shared) -> dict[str, A
 @routes.post("/v1/subsidies", status_code=201)
 def draft_project(body: schemas.Project, once: Posted, services: Shared) -> Response:
     """A provider opens a project; its room is the cap per project (clause 2.1.2)."""
-    actor, now, policy = actor_of(once.principal), services.clock.now(), services.budget.policy
+    actor, now, policy = once.principal.actor, services.clock.now(), services.budget.policy
     mine = once.principal.tenant or ""
     return once.do(
         lambda tx: subsidy.draft(tx, policy, project=body.id, provider=mine, name=body.name, actor=actor, now=now)
@@ -172,7 +178,7 @@ def add_serial(project: str, body: schemas.Serial, once: Posted, services: Share
 @routes.post("/v1/subsidies/{project}/acts", status_code=200)
 def act_on_project(project: str, body: schemas.Act, once: Posted, services: Shared) -> Response:
     """The project's next step; each asks for its evidence."""
-    actor, now, policy = actor_of(once.principal), services.clock.now(), services.budget.policy
+    actor, now, policy = once.principal.actor, services.clock.now(), services.budget.policy
     return once.do(
         lambda tx: subsidy.proceed(
             tx,
@@ -198,7 +204,7 @@ def list_applications(who: Authorised, services: Shared) -> dict[str, Any]:
 @routes.post("/v1/model-vouchers", status_code=201)
 def apply_for_model(body: schemas.Application, once: Posted, services: Shared) -> Response:
     """A firm applies for one contract for an independently controlled foundation model (clause 2.4.7)."""
-    actor, now = actor_of(once.principal), services.clock.now()
+    actor, now = once.principal.actor, services.clock.now()
     values = body.model_dump(exclude={"id"})
     firm = once.principal.tenant or ""
 
@@ -214,7 +220,7 @@ def apply_for_model(body: schemas.Application, once: Posted, services: Shared) -
 @routes.post("/v1/model-vouchers/{application}/acts", status_code=200)
 def act_on_application(application: str, body: schemas.Act, once: Posted, services: Shared) -> Response:
     """verify, reject, approve or pay."""
-    actor, now, policy = actor_of(once.principal), services.clock.now(), services.budget.policy
+    actor, now, policy = once.principal.actor, services.clock.now(), services.budget.policy
     return once.do(
         lambda tx: model_voucher.proceed(
             tx, policy, application=application, act=body.act, actor=actor, reason=body.reason, now=now,

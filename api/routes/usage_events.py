@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime, Field
 from sqlalchemy import Connection, Table, select
@@ -18,9 +18,10 @@ from api.auth import Authorised
 from api.idempotency import Posted
 from api.problems import Problem
 from api.routes.shared import Cursor, Limit, Shared, number_of, page
-from metering import enrolment
+from metering import enrolment, quarantine
 from metering.event_schema import quarantined_events, usage_events
-from metering.events import Outcome, close_stream, ingest
+from metering.events import Outcome, close_stream, examine, ingest
+from metering.verification import processes
 from scheduler.clock import from_ms
 from scheduler.refusal import Refusal
 
@@ -66,6 +67,13 @@ class Events(schemas.Body):
 
     events: Annotated[list[Any], Field(min_length=1, max_length=EVENTS_MAX)]
     sent_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+
+
+class Verdict(schemas.Body):
+    """What becomes of an event that was kept apart: admit (only where a clock was off) or reject."""
+
+    action: Literal["admit", "reject"]
+    reason: schemas.Name
 
 
 class Closing(schemas.Body):
@@ -156,8 +164,11 @@ def revoke(key: str, body: Revocation, once: Posted, services: Shared) -> Respon
 def receive(body: Events, once: Posted, services: Shared) -> Response:
     """One answer per event, in order: accepted, duplicate or quarantined, with why."""
 
+    with services.database.read() as tx:
+        examined = examine(tx, body.events, processes())
+
     def act(tx: Connection) -> dict[str, Any]:
-        outcomes = ingest(tx, body.events, services.clock.now(), sent_at=body.sent_at)
+        outcomes = ingest(tx, examined, services.clock.now(), sent_at=body.sent_at)
         return {"items": [_answer(outcome) for outcome in outcomes]}
 
     return once.do(act, 200)
@@ -201,6 +212,18 @@ def quarantined(
     del who
     items = _rows(services, quarantined_events, {"source": source}, cursor, limit + 1)
     return page([_kept_apart(row) for row in items], limit, lambda item: str(item["number"]))
+
+
+@routes.post("/v1/usage-events/quarantined/{number}/answers", status_code=200)
+def answer(number: Annotated[int, Path(ge=1, lt=1 << 63)], body: Verdict, once: Posted, services: Shared) -> Response:
+    """The event is stored with the others, or stays apart for good; who and why is on record."""
+    actor = once.principal.actor
+
+    def act(tx: Connection) -> Any:
+        said = {"action": body.action, "reason": body.reason}
+        return quarantine.answer(tx, number=number, actor=actor, now=services.clock.now(), **said)
+
+    return once.do(act, 200)
 
 
 def _rows(services: Shared, table: Table, wanted: dict[str, str | None], cursor: str | None, limit: int) -> Any:

@@ -228,7 +228,13 @@ def snapshot(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: ARG0
 
 @routes.post("/v1/keys", status_code=201)
 def new_key(body: schemas.Key, once: Posted, services: Shared) -> Response:
-    """A new API key, shown this once; a repeat of the request says that it was made, with `key` null."""
+    """A new API key, shown this once; a repeat of the request says that it was made, with `key` null.
+
+    Who approves and who pays are not made by an operator: reviewers make reviewers, finance makes finance.
+    """
+    maker = body.role if body.role in ("reviewer", "finance") else "operator"
+    if once.principal.role != maker:
+        raise Problem(403, "KEY_NOT_YOURS_TO_MAKE", {"role": body.role, "maker": maker})
 
     def act(tx: Connection) -> Any:
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import string
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ from hypothesis import strategies as st
 
 from adapters.accelerator import Health, Origin
 from api import texts
+from metering.ledger import Programme
+from metering.lifecycle import MACHINES
+from metering.review import ACTIONS
 from scheduler.lease import Cause
 from scheduler.lifecycle import Event, State
 from scheduler.plan import PendingKind
@@ -23,13 +28,74 @@ PACKAGES = ("adapters", "scheduler", "metering", "api")
 SETTLEMENT = (
     *("POLICY_NOT_IN_FORCE", "FIRM_NOT_ELIGIBLE", "SITE_NOT_ELIGIBLE"),
     *("FIRM_CAP_REACHED", "POOL_EXHAUSTED", "CONTRACT_CAP_REACHED", "TRANCHE_EXHAUSTED", "POLICY_UNDER_CONFIRMATION"),
+    *("PROJECT_CAP_REACHED", "PROGRAMME_FROZEN"),
 )
+VOUCHER = ("drawn", "declined", "unclaimed", "revoked", "frozen")  # VoucherBudget.voucher_state
+SUBJECT = {"subject"}  # acts.act adds it to what lifecycle.next_state says
 
 
 def sources() -> Iterator[tuple[Path, str]]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             yield path, path.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the source makes a code. facts: the names it gives; None where the source alone does not tell."""
+
+    code: str
+    file: str
+    facts: frozenset[str] | None
+
+
+def places() -> Iterator[Place]:
+    for path, text in sources():
+        tree = ast.parse(text)
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Module)):
+            calls = [node for node in within(function) if isinstance(node, ast.Call)]
+            for call in calls:
+                code = code_of(call)
+                if code is not None:
+                    yield Place(code, path.name, facts_of(call, function))
+
+
+def within(function: ast.AST) -> Iterator[ast.AST]:
+    """What the function holds, without what functions inside it hold."""
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, ast.FunctionDef):
+            yield child
+            yield from within(child)
+
+
+def code_of(call: ast.Call) -> str | None:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name not in ("Refusal", "Problem", "open_review"):
+        return None
+    given = [word.value for word in call.keywords if word.arg == "code"]
+    given += call.args[1:2] if name == "Problem" else call.args[:1] if name == "Refusal" else []
+    return next((str(value.value) for value in given if isinstance(value, ast.Constant)), None)
+
+
+def facts_of(call: ast.Call, function: ast.AST) -> frozenset[str] | None:
+    """The keys of the dict that is handed over, written there or last given to a name in the same function."""
+    value = next((word.value for word in call.keywords if word.arg == "facts"), None)
+    if value is None and isinstance(call.func, ast.Name) and call.func.id == "Problem" and len(call.args) > 2:
+        value = call.args[2]
+    if value is None:
+        return frozenset()
+    if isinstance(value, ast.Name):
+        name = value.id
+        assigned = [
+            node.value
+            for node in within(function)
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+        ]
+        value = max((one for one in assigned if one.lineno <= call.lineno), key=lambda one: one.lineno, default=value)
+    if not isinstance(value, ast.Dict):
+        return None
+    keys = [key.value if isinstance(key, ast.Constant) else None for key in value.keys]
+    return None if None in keys else frozenset(str(key) for key in keys)
 
 
 def placeholders(text: str) -> set[str]:
@@ -55,13 +121,24 @@ def test_chinese_texts_are_chinese_and_english_ones_are_not() -> None:
 
 
 def test_every_refusal_and_problem_in_the_source_has_words() -> None:
-    """`Refusal(code="X"` and `code="X"` handed to a review, and problems of the routes, found in the source."""
-    pattern = re.compile(r'(?:Refusal|open_review)\(\s*(?:tx,\s*)?code="([A-Z_]+)"')
-    problem = re.compile(r'Problem\(\s*\d+,\s*"([A-Z_]+)"')
-    found = {(code, path.name) for path, text in sources() for code in pattern.findall(text) + problem.findall(text)}
+    """Codes of `Refusal`, `Problem` and `open_review` calls, however they are laid out over lines."""
+    found = {(place.code, place.file) for place in places()}
 
-    assert {("JOB_ENDED", "store.py")} <= found
+    assert {("JOB_ENDED", "store.py"), ("SAMPLED", "posting.py"), ("KEY_MISSING", "auth.py")} <= found
     assert sorted(item for item in found if not texts.known(item[0])) == []
+
+
+def test_a_text_asks_only_for_facts_that_every_place_gives() -> None:
+    """Else somebody reads a dash where the value was at hand."""
+    read = [place for place in places() if place.facts is not None]
+    lacking = {
+        (place.code, place.file, name)
+        for place in read
+        for name in placeholders(texts.catalogue("en").get(place.code, "")) - (place.facts or set()) - SUBJECT
+    }
+
+    assert len(read) > 100
+    assert sorted(lacking) == []
 
 
 def test_every_pending_code_has_words_and_a_short_form() -> None:
@@ -85,9 +162,21 @@ def test_every_state_event_cause_and_other_closed_word_has_words() -> None:
     )
     wanted += [f"origin.{o.value}" for o in Origin] + [f"health.{h.value}" for h in Health]
     wanted += [f"usage.{k.value}" for k in UsageKind] + [f"pending.kind.{k.value}" for k in PendingKind]
-    wanted += list(SETTLEMENT)
+    wanted += list(SETTLEMENT) + list(ACTIONS) + [f"voucher.{word}" for word in VOUCHER]
+    wanted += [f"voucher.programme.{p.value}" for p in Programme]
 
     assert [code for code in wanted if not texts.known(code)] == []
+
+
+@pytest.mark.parametrize("kind", sorted(MACHINES))
+def test_every_state_of_a_case_has_words_of_its_own(kind: str) -> None:
+    """A refusal says where the case stands (fact `state`); the catalogue's word is shown instead of the code."""
+    stands = {"none"} | {step.after for step in MACHINES[kind].values()}
+
+    for state in stands:
+        facts = {"kind": kind, "act": "x", "state": state, "possible": []}
+        assert f"“{texts.text(f'state.{state}')}”" in texts.text("ACT_NOT_NOW", facts, "zh")
+        assert texts.known(f"state.{state}"), state
 
 
 def test_every_code_that_pages_and_commands_ask_for_has_words() -> None:

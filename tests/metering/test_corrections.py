@@ -96,10 +96,10 @@ def test_a_refund_after_payment_is_clawed_back_from_the_provider(office: Office)
     office.clear()
     refund(office, job, 8_000)
     with office.platform.database.read() as tx:
-        assert clawback.open_of(tx, job) == {(PROVIDER, 2026): 3_200}
+        assert clawback.cases_of(tx, job).of(clawback.PENDING, (PROVIDER, 2026)) == 3_200
     refund(office, job, 8_000)
     with office.platform.database.read() as tx:
-        assert clawback.open_of(tx, job) == {(PROVIDER, 2026): 6_400}
+        assert clawback.cases_of(tx, job).of(clawback.PENDING, (PROVIDER, 2026)) == 6_400
 
 
 def test_nothing_is_refunded_while_a_batch_waits_for_its_payment(office: Office) -> None:

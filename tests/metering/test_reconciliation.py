@@ -108,7 +108,7 @@ def test_a_difference_shows_every_count_and_is_opened_once(zone: Zone) -> None:
     assert [(row["code"], row["subject"]) for row in rows] == [("USAGE_DIFFERS", "job_a.1:2026-06-01")]
     assert json.loads(rows[0]["facts"]) == {
         "lease": LEASE, "day": "2026-06-01", "devices": 2, "scheduler_device_ms": 7_200_000,
-        "events_device_ms": 3_600_000, "read_device_ms": None, "busy_device_ms": None, "provisional": False,
+        "held_device_ms": 7_200_000, "events_device_ms": 3_600_000, "read_device_ms": None, "busy_device_ms": None, "provisional": False,
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from api.migrations.append_only import append_only
 revision = "0002"
 down_revision = "0001"
 
-APPEND_ONLY = ("usage_events", "quarantined_events", "closed_streams")
+APPEND_ONLY = ("usage_events", "event_batches", "quarantined_events", "quarantine_acts", "closed_streams")
 EXCEEDED = "device_intervals: the shares of a device pass 1000 permille"
 # Where the sum of shares can be largest in [NEW.from_ms, NEW.to_ms): at its start, and where another interval starts.
 # A zero-length interval holds nothing. Another row is one with another key; the row itself may grow.
@@ -105,6 +105,27 @@ def upgrade() -> None:
     )
     op.create_index("stream_heard", "event_streams", ["stopped", "received_at_ms"], unique=False)
     op.create_index("stream_of_allocation", "event_streams", ["allocation"], unique=False)
+    op.create_table(
+        "event_batches",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
+        sa.Column("prev_hash", sa.String(length=64), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("last_number", sa.BigInteger(), nullable=False),
+        sa.Column("events", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.String(length=64), nullable=False),
+        sa.Column("received_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("seq"),
+    )
+    op.create_table(
+        "quarantine_acts",
+        sa.Column("quarantined", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("acted_by", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("acted_at_ms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("action IN ('admitted', 'rejected')", name="quarantine_action"),
+        sa.PrimaryKeyConstraint("quarantined"),
+    )
     op.create_table(
         "quarantined_events",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),

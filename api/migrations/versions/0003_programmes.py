@@ -111,8 +111,8 @@ def upgrade() -> None:
         sa.Column("invoice", sa.String(), nullable=False),
         sa.Column("job", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("job"),
     )
+    op.create_index(op.f("ix_invoice_jobs_job"), "invoice_jobs", ["job"], unique=False)
     op.create_index(op.f("ix_invoice_jobs_invoice"), "invoice_jobs", ["invoice"], unique=False)
     op.create_table(
         "slips",
@@ -248,6 +248,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.Column("recorded_by", sa.String(), nullable=False),
+        sa.Column("role", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("seq"),
     )
     op.create_index(op.f("ix_listing_events_pool"), "listing_events", ["pool"], unique=False)
