@@ -19,7 +19,7 @@ from adapters.agent import Agent
 from adapters.registry import load_adapter
 from api.app import create_app
 from api.auth import mint_key, principal_of_key
-from api.embedded import EmbeddedAgents, LocalPush
+from api.embedded import EmbeddedAgents, LocalPush, witness_of
 from api.settings import Settings
 from api.wiring import Services, build
 from scheduler import store
@@ -100,7 +100,9 @@ class Running:
         EmbeddedAgents(self.services).start(self.stop)
         push = LocalPush(self.services)
         for node, vendor in self._real:
-            agent = Agent(node, [load_adapter(vendor)], push, self.services.settings.data_dir / "assignments")
+            assignments = self.services.settings.data_dir / "assignments"
+            witness = witness_of(self.services, node, assignments)
+            agent = Agent(node, [load_adapter(vendor)], push, assignments, witness=witness)
             agent.beat(self.services.clock.now())
             threading.Thread(
                 target=agent.run, args=(self.stop, AGENT_PERIOD_S), name=f"agent {node}", daemon=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -76,6 +77,9 @@ def _error(request: Request, error: Mapping[str, Any]) -> dict[str, Any]:
     """One wrong field: where, what, the value, and for an unknown field the nearest that exists."""
     where = [str(part) for part in error["loc"]]
     found: dict[str, Any] = {"pointer": "/" + "/".join(where[1:] or where), "detail": error["msg"]}
+    named = re.match(r"Value error, (/\S*) ", str(error["msg"]))
+    if named is not None and len(where) == 1:  # a value that cannot be stored, found before any field was looked at
+        return {"pointer": named[1], "detail": error["msg"]}
     value = error.get("input")
     if isinstance(value, str | int | float | bool) or value is None:
         found["value"] = value if not isinstance(value, str) else value[:80]

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from stdnum.cn import uscc
 from stdnum.exceptions import ValidationError
 
@@ -40,13 +49,13 @@ def _clean(value: Any, where: str = "") -> Any:
     """The value, when every text can be stored and hashed anywhere and every number is exact; ValueError says where not."""
     if isinstance(value, str):
         if "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ValueError(f"{where or 'text'} has a character that cannot be stored")
+            raise ValueError(f"{where or '/'} has a character that cannot be stored")
     elif isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError(f"{where or 'number'}: {value} is no number")
+            raise ValueError(f"{where or '/'} is no number: {value}")
     elif isinstance(value, int):
         if abs(value) >= 2**53:
-            raise ValueError(f"{where or 'number'}: {value} is beyond 2^53, not every reader keeps it exact")
+            raise ValueError(f"{where or '/'} is beyond 2^53, not every reader keeps it exact")
     elif isinstance(value, dict):
         for key, each in value.items():
             _clean(key, f"{where}/{key!r}")
@@ -67,12 +76,13 @@ class Body(BaseModel):
     def _storable(cls, value: Any) -> Any:
         return _clean(value)
 
-    @model_validator(mode="after")
-    def _ends_after_it_begins(self) -> Self:
-        start, end = getattr(self, "start", None), getattr(self, "end", None)
-        if start is not None and end is not None and end < start:
-            raise ValueError(f"/to {end.isoformat()} is before /from {start.isoformat()}")
-        return self
+    @field_validator("end", mode="after", check_fields=False)
+    @classmethod
+    def _ends_after_it_begins(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        start = info.data.get("start")
+        if start is not None and value is not None and value < start:
+            raise ValueError(f"{value.isoformat()} is before from, {start.isoformat()}")
+        return value
 
 
 class Party(Body):

@@ -220,7 +220,10 @@ class VoucherBudget:
         """
         if state not in ("drawn", "frozen", "revoked"):
             return ()
-        found = reading.eligible("firm", firm)
+        right = reading.right(firm)
+        assert right is not None, "drawn, frozen or revoked: it was claimed"
+        # What was used before the right was claimed draws nothing (R20: a claim is instant, not retroactive).
+        found = intersect(reading.eligible("firm", firm), [Interval(start=from_ms(right["claimed_at_ms"]))])
         if state == "revoked":
             since = acts.history(reading.tx, "right", f"{PROGRAMME}:{firm}")[-1]["at"]
             found = subtract(found, [Interval(start=instant(since))])

@@ -183,8 +183,6 @@ def _corrects(
     if left and not matches:
         facts = {"amount_fen": amount_fen, "settled_fen": total - known["net_fen"]}
         return Refusal(code="INVOICE_DOES_NOT_MATCH", facts=facts)
-    if left < known["paid_fen"] and not known["jobs"]:
-        return Refusal(code="INVOICE_IS_PAID", facts={"invoice": corrects, "paid_fen": known["paid_fen"]})
     return None
 
 

@@ -7,7 +7,6 @@ stored together, and only where the database refuses, stream by stream and then 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from adapters.chain import timestamp
 from adapters.event import Event, EventInvalid, Signed, parse
 from metering import event_streams
 from metering.enrolment import keys_of
-from metering.event_schema import closed_streams, event_batches, quarantined_events, usage_events
+from metering.event_fault import Fault, claimed, keep_apart
+from metering.event_schema import closed_streams, event_batches, usage_events
 from metering.event_schema import event_streams as streams
 from metering.event_streams import among
 from metering.merkle import leaf_hash, root_of
@@ -36,7 +36,6 @@ from scheduler.schema import devices
 
 SKEW_LIMIT = timedelta(minutes=5)
 SILENCE = timedelta(minutes=10)  # no heartbeat for so long: somebody has to look (ten are lost at one a minute)
-RAW_MAX = 16_384  # characters kept of a document that is not one of our events
 
 Status = Literal["accepted", "duplicate", "quarantined"]
 
@@ -50,12 +49,6 @@ class Outcome:
     status: Status
     code: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    code: str
-    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +68,7 @@ class Examined:
     """
 
     documents: Sequence[object]
-    read: Sequence[Signed | _Fault]
+    read: Sequence[Signed | Fault]
     held: Mapping[int, bool]
 
 
@@ -108,10 +101,10 @@ def ingest(
     judged = _judge(tx, examined, now, skew_ms, skew_limit)
     good = [one for one in judged if isinstance(one, Signed)]
     known = _neighbours(tx, good)
-    fates: list[_Fault | Status | None] = [one if isinstance(one, _Fault) else None for one in judged]
+    fates: list[Fault | Status | None] = [one if isinstance(one, Fault) else None for one in judged]
     fresh: list[tuple[int, Signed]] = []
     for place, signed in enumerate(judged):
-        if isinstance(signed, _Fault):
+        if isinstance(signed, Fault):
             continue
         fate = _compare(signed, known)
         fates[place] = fate
@@ -123,7 +116,7 @@ def ingest(
         _seal(tx, now)
     for place, signed in fresh:
         fates[place] = refused.get((signed.event.source, signed.event.id), "accepted")
-    _quarantine(tx, [(batch[i], judged[i], fate) for i, fate in enumerate(fates) if isinstance(fate, _Fault)], now)
+    keep_apart(tx, [(batch[i], judged[i], fate) for i, fate in enumerate(fates) if isinstance(fate, Fault)], now)
     return [_outcome(document, one, fate) for document, one, fate in zip(batch, judged, fates, strict=True)]
 
 
@@ -132,7 +125,7 @@ def ingest(
 
 def _judge(
     tx: Connection, examined: Examined, now: datetime, skew_ms: int | None, limit: timedelta
-) -> list[Signed | _Fault]:
+) -> list[Signed | Fault]:
     read = examined.read
     found = [one for one in read if isinstance(one, Signed)]
     keys = keys_of(tx, {signed.event.key_id for signed in found})
@@ -142,13 +135,13 @@ def _judge(
     homes = {row.uuid: row.node for row in tx.execute(home)}
     now_ms, limit_ms = to_ms(now), limit // timedelta(milliseconds=1)
     return [
-        one if isinstance(one, _Fault) else _believe(one, keys, held.get(place), homes, now_ms, skew_ms, limit_ms)
+        one if isinstance(one, Fault) else _believe(one, keys, held.get(place), homes, now_ms, skew_ms, limit_ms)
         for place, one in enumerate(read)
     ]
 
 
 def _verified(
-    read: Sequence[Signed | _Fault], keys: Mapping[str, RowMapping], known: Mapping[int, bool], verifier: Verifier
+    read: Sequence[Signed | Fault], keys: Mapping[str, RowMapping], known: Mapping[int, bool], verifier: Verifier
 ) -> Mapping[int, bool]:
     """What is known, and whether the other signatures are by the keys, as far as these are enrolled."""
     places, claims = [], []
@@ -159,12 +152,12 @@ def _verified(
     return {**known, **dict(zip(places, verifier(claims), strict=True))} if places else known
 
 
-def _read(document: object) -> Signed | _Fault:
+def _read(document: object) -> Signed | Fault:
     try:
         return parse(document)
     except EventInvalid as problem:
         facts = {"field": problem.field, "value": ascii(problem.value)[:80], "expected": problem.expected[:400]}
-        return _Fault("EVENT_INVALID", facts)
+        return Fault("EVENT_INVALID", facts)
 
 
 def _believe(
@@ -175,24 +168,24 @@ def _believe(
     now_ms: int,
     skew_ms: int | None,
     limit_ms: int,
-) -> Signed | _Fault:
+) -> Signed | Fault:
     event, key = signed.event, keys.get(signed.event.key_id)
     if key is None:
-        return _Fault("EVENT_KEY_UNKNOWN", {"key": event.key_id})
+        return Fault("EVENT_KEY_UNKNOWN", {"key": event.key_id})
     if not held:
-        return _Fault("EVENT_SIGNATURE_INVALID", {"id": event.id, "key": event.key_id})
+        return Fault("EVENT_SIGNATURE_INVALID", {"id": event.id, "key": event.key_id})
     if key["node"] != event.node:
-        return _Fault("EVENT_KEY_OF_ANOTHER_NODE", {"key": event.key_id, "node": key["node"], "claimed": event.node})
+        return Fault("EVENT_KEY_OF_ANOTHER_NODE", {"key": event.key_id, "node": key["node"], "claimed": event.node})
     time_ms = to_ms(event.at)
     if key["revoked_from_ms"] is not None and time_ms >= key["revoked_from_ms"]:
         since = timestamp(from_ms(key["revoked_from_ms"]))
-        return _Fault("EVENT_KEY_REVOKED", {"key": event.key_id, "revoked_at": since, "event_at": timestamp(event.at)})
+        return Fault("EVENT_KEY_REVOKED", {"key": event.key_id, "revoked_at": since, "event_at": timestamp(event.at)})
     off = max(time_ms - now_ms, abs(skew_ms or 0))
     if off > limit_ms:
-        return _Fault("EVENT_CLOCK_SKEWED", {"id": event.id, "skew_duration_ms": off, "limit_duration_ms": limit_ms})
+        return Fault("EVENT_CLOCK_SKEWED", {"id": event.id, "skew_duration_ms": off, "limit_duration_ms": limit_ms})
     strange = sorted(device for device in event.devices if homes.get(device) != event.node)
     if strange:
-        return _Fault("EVENT_DEVICE_UNKNOWN", {"node": event.node, "devices": strange[:16]})
+        return Fault("EVENT_DEVICE_UNKNOWN", {"node": event.node, "devices": strange[:16]})
     return signed
 
 
@@ -210,7 +203,7 @@ def _neighbours(tx: Connection, found: Iterable[Signed]) -> dict[tuple[str, str]
     return known
 
 
-def _compare(signed: Signed, known: Mapping[tuple[str, str], _Known]) -> _Fault | Status | None:
+def _compare(signed: Signed, known: Mapping[tuple[str, str], _Known]) -> Fault | Status | None:
     """Whether it repeats, contradicts, or (None) adds to what is known."""
     event = signed.event
     same = known.get((event.source, event.id))
@@ -218,13 +211,13 @@ def _compare(signed: Signed, known: Mapping[tuple[str, str], _Known]) -> _Fault 
         if same.body_sha256 == signed.body_sha256:
             return "duplicate"
         facts = {"id": event.id, "stored_sha256": same.body_sha256, "other_sha256": signed.body_sha256}
-        return _Fault("EVENT_CONFLICT", facts)
+        return Fault("EVENT_CONFLICT", facts)
     before = known.get((event.source, _id_at(event, event.seq - 1)))
     after = known.get((event.source, _id_at(event, event.seq + 1)))
     code = None if before is None else disagreement(before.event, before.hash, event)
     if code is None and after is not None:
         code = disagreement(event, signed.hash, after.event)
-    return None if code is None else _Fault(code, {"id": event.id})
+    return None if code is None else Fault(code, {"id": event.id})
 
 
 def _id_at(event: Event, seq: int) -> str:
@@ -236,7 +229,7 @@ def _id_at(event: Event, seq: int) -> str:
 
 def _store(
     tx: Connection, fresh: Sequence[Signed], now: datetime, skew_ms: int | None
-) -> dict[tuple[str, str], _Fault | Status]:
+) -> dict[tuple[str, str], Fault | Status]:
     """All are stored with their streams and device intervals, but for those returned with their fate."""
     if not fresh:
         return {}
@@ -249,7 +242,7 @@ def _store(
     by_stream: dict[Stream, list[Signed]] = {}
     for signed in fresh:
         by_stream.setdefault(signed.event.stream, []).append(signed)
-    fates: dict[tuple[str, str], _Fault | Status] = {}
+    fates: dict[tuple[str, str], Fault | Status] = {}
     if len(by_stream) > 1:
         for mine in by_stream.values():
             fates |= _store(tx, mine, now, skew_ms)
@@ -259,19 +252,19 @@ def _store(
     else:
         event = fresh[0].event
         facts = {"allocation": event.allocation, "others": event_streams.rivals(tx, event)}
-        fates[event.source, event.id] = _Fault("DEVICE_SHARES_EXCEEDED", facts)
+        fates[event.source, event.id] = Fault("DEVICE_SHARES_EXCEEDED", facts)
     return fates
 
 
 def _insert(
     tx: Connection, fresh: Sequence[Signed], now: datetime, skew_ms: int | None
-) -> dict[tuple[str, str], _Fault | Status]:
+) -> dict[tuple[str, str], Fault | Status]:
     received = to_ms(now)
     stored = _add(tx, [_row(signed, received, skew_ms) for signed in fresh])
     # Database.write() lets one writer in at a time; where another one came between all the same, what it stored is a
     # repetition or a contradiction like any other.
     lost = [signed for signed in fresh if (signed.event.source, signed.event.id) not in stored]
-    fates: dict[tuple[str, str], _Fault | Status] = {}
+    fates: dict[tuple[str, str], Fault | Status] = {}
     if lost:
         known = _neighbours(tx, lost)
         for signed in lost:
@@ -329,62 +322,9 @@ def _row(signed: Signed, received_at_ms: int, skew_ms: int | None) -> dict[str, 
     }
 
 
-def _quarantine(tx: Connection, faulty: Sequence[tuple[object, Signed | _Fault, _Fault]], now: datetime) -> None:
-    """They are kept as they came, once each, and somebody has to look: one review item per reason and stream."""
-    rows: list[dict[str, Any]] = []
-    items: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for document, judged, fault in faulty:
-        raw = _text_of(document)
-        event = judged.event if isinstance(judged, Signed) else _stream_of(document)
-        source, identity = (event.source, event.id) if event is not None else _claimed(document)
-        rows.append(
-            {
-                "source": source,
-                "event_id": identity,
-                "code": fault.code,
-                "facts": json.dumps(dict(fault.facts), sort_keys=True),
-                "raw": raw[:RAW_MAX],
-                "raw_sha256": hashlib.sha256(raw.encode()).hexdigest(),
-                "received_at_ms": to_ms(now),
-            }
-        )
-        subject = ":".join(event.stream) if event is not None else source or "unknown"
-        items.setdefault((fault.code, subject), fault.facts)
-    if rows:
-        once = _insert_of(tx, quarantined_events).on_conflict_do_nothing(index_elements=["raw_sha256", "code"])
-        tx.execute(once, rows)
-    for (code, subject), facts in items.items():
-        open_review(tx, code=code, subject=subject, facts=facts, now=now)
-
-
-def _text_of(document: object) -> str:
-    """The document in ASCII, as JSON where it can be written as such."""
-    try:
-        return json.dumps(document, sort_keys=True, default=ascii)
-    except (RecursionError, ValueError, TypeError) as problem:
-        return f"not JSON: {type(problem).__name__}"
-
-
-def _stream_of(document: object) -> Event | None:
-    """The event that a document would be, whoever signed it; None if it is not one."""
-    try:
-        return parse(document).event
-    except EventInvalid:
-        return None
-
-
-def _claimed(document: object) -> tuple[str | None, str | None]:
-    """The source and id that an unreadable document gives itself, in ASCII; None where it gives none."""
-    if not isinstance(document, dict):
-        return None, None
-    given = (document.get("source"), document.get("id"))
-    source, identity = (ascii(one)[1:-1][:400] if isinstance(one, str) else None for one in given)
-    return source, identity
-
-
-def _outcome(document: object, judged: Signed | _Fault, fate: _Fault | Status | None) -> Outcome:
-    source, identity = _claimed(document) if isinstance(judged, _Fault) else (judged.event.source, judged.event.id)
-    if isinstance(fate, _Fault):
+def _outcome(document: object, judged: Signed | Fault, fate: Fault | Status | None) -> Outcome:
+    source, identity = claimed(document) if isinstance(judged, Fault) else (judged.event.source, judged.event.id)
+    if isinstance(fate, Fault):
         return Outcome(id=identity, source=source, status="quarantined", code=fate.code, facts=fate.facts)
     assert fate is not None, "every event has a fate"
     return Outcome(id=identity, source=source, status=fate)

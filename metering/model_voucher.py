@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from metering import acts, contracts, exclusion, store
+from metering import acts, clawback, contracts, exclusion, store
 from metering.acts import Actor
 from metering.facts import holds_at
 from metering.ledger import (
@@ -109,29 +109,40 @@ def proceed(
     told = acts.told(tx, "application", application, "submit")
     if told is None:
         return Refusal(code="APPLICATION_UNKNOWN", facts={"application": application})
-    if act in ("verify", "approve", "pay"):
-        refusal = _checked(tx, told, now)
-        if refusal is not None:
-            return refusal
-    if act == "pay" and not reference:
-        return Refusal(code="REFERENCE_MISSING", facts={"application": application, "act": act})
     granted = acts.told(tx, "application", application, "approve") or {}
-    body: dict[str, Any] = {"reference": reference}
-    if act == "approve":
+    found: dict[str, Any] = granted
+    if act in ("verify", "approve", "pay"):
         room = _room(tx, policy, told["firm"], now)
         if isinstance(room, Refusal):
             return room
-        granted = _assess(tx, policy, told, room, now)
-        body |= granted
+        found = _assess(tx, policy, told, room, now, granted)
+        refusal = _checked(tx, told, found["amount_fen"], now)
+        if refusal is not None:
+            return refusal
+    if act == "pay" and found["amount_fen"] < granted.get("amount_fen", 0):
+        facts = {"application": application, "granted_fen": granted["amount_fen"], "due_fen": found["amount_fen"]}
+        return Refusal(code="GRANT_TOO_LARGE", facts=facts)
+    if act == "pay" and not reference:
+        return Refusal(code="REFERENCE_MISSING", facts={"application": application, "act": act})
+    body = {"reference": reference, **(found if act == "approve" else {})}
+    was = acts.state_of(tx, "application", application)
     done = acts.act(tx, "application", application, act, actor, now, reason=reason, body=body)
     if isinstance(done, Refusal):
         return done
     if act in ("approve", "pay"):
+        _move(tx, application, act, told["firm"], found if act == "approve" else granted, now)
+    elif granted and (act == "claw_back" or (act == "reject" and was == "approved")):
         _move(tx, application, act, told["firm"], granted, now)
+    if act == "claw_back":
+        body = {"application": application, "party": told["firm"], "year": granted["year"], "programme": PROGRAMME,
+                "amount_fen": granted["amount_fen"], "cause": reason}  # fmt: skip
+        clawback.open_case(tx, application, body, now)
     return document(tx, application) or {}
 
 
-def _checked(tx: Connection, told: Mapping[str, Any], now: datetime) -> Refusal | None:
+def _checked(tx: Connection, told: Mapping[str, Any], ours_fen: int, now: datetime) -> Refusal | None:
+    if acts.state_of(tx, "programme", PROGRAMME) == "frozen":
+        return Refusal(code="PROGRAMME_FROZEN", facts={"programme": PROGRAMME})
     if not holds_at(eligible_intervals(tx, "firm", told["firm"]), now):
         return Refusal(code="FIRM_NOT_ELIGIBLE", facts={"firm": told["firm"], "clause": "4.1"})
     if not told["controlled"]:
@@ -142,7 +153,7 @@ def _checked(tx: Connection, told: Mapping[str, Any], now: datetime) -> Refusal 
         return Refusal(
             code="EVIDENCE_MISSING", facts={"project": told["contract"], "act": "verify", "missing": "payments"}
         )
-    return exclusion.better_elsewhere(tx, told["firm"], told["contract"])
+    return exclusion.better_elsewhere(tx, told["firm"], told["contract"], ours_fen)
 
 
 def completed_of(tx: Connection, contract: str) -> int:
@@ -175,15 +186,22 @@ def _room(tx: Connection, policy: Policy, firm: str, now: datetime) -> str | Ref
     return name
 
 
-def _assess(tx: Connection, policy: Policy, told: Mapping[str, Any], period: str, now: datetime) -> dict[str, Any]:
-    year = local_year(now, policy.zone)
-    completed = completed_of(tx, told["contract"])
+def _assess(
+    tx: Connection, policy: Policy, told: Mapping[str, Any], period: str, now: datetime, granted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the application comes to now; what was granted before is room of its own."""
+    year = granted.get("year", local_year(now, policy.zone))
+    own = int(granted.get("amount_fen", 0))
+    completed, agreed = completed_of(tx, told["contract"]), contracts.contract(tx, told["contract"])
+    assert agreed is not None, "an application cites a contract on record"
+    part = agreed["amount_fen"] if told["model_part_fen"] is None else told["model_part_fen"]
     found = assess_model(
         completed_fen=completed,
-        model_part_fen=completed if told["model_part_fen"] is None else told["model_part_fen"],
+        amount_fen=agreed["amount_fen"],
+        model_part_fen=part,
         rate_bp=int(policy.value_at(RATE, now) or 0),
-        firm_room_fen=store.balance(tx, firm_room(told["firm"], period, PROGRAMME)).available,
-        pool_room_fen=store.balance(tx, pool_room(year, PROGRAMME)).available,
+        firm_room_fen=store.balance(tx, firm_room(told["firm"], period, PROGRAMME)).available + own,
+        pool_room_fen=store.balance(tx, pool_room(year, PROGRAMME)).available + own,
         contract=told["contract"],
     )
     return {
@@ -201,14 +219,17 @@ def _move(tx: Connection, application: str, act: str, firm: str, granted: Mappin
     year, fen = granted["year"], int(granted["amount_fen"])
     mine, pool = firm_room(firm, granted["period"], PROGRAMME), pool_room(year, PROGRAMME)
     committed, approved = treasury_committed(year, PROGRAMME), treasury_approved(year, PROGRAMME)
+    grant = (
+        (Code.GRANT, mine, spent_of(mine)),
+        (Code.GRANT, pool, spent_of(pool)),
+        (Code.GRANT, committed, beneficiary(firm, PROGRAMME)),
+    )
+    back = tuple((Code.CLAW_BACK, credit, debit) for _, debit, credit in grant)
     moves = {
-        "approve": (
-            (Code.GRANT, mine, spent_of(mine)),
-            (Code.GRANT, pool, spent_of(pool)),
-            (Code.GRANT, committed, beneficiary(firm, PROGRAMME)),
-            (Code.APPROVE, approved, committed),
-        ),
+        "approve": (*grant, (Code.APPROVE, approved, committed)),
         "pay": ((Code.PAY, treasury_paid(year, PROGRAMME), approved),),
+        "reject": (*back, (Code.WITHDRAW, committed, approved)),
+        "claw_back": back,
     }
     for index, (code, debit, credit) in enumerate(moves[act]):
         transfer = Transfer(

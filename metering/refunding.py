@@ -65,7 +65,7 @@ def refund(
     try:
         split(billed(tx, row["id"]), [*_amounts(tx, job), amount_fen])
     except RefundTooLarge:
-        left = row["fee_fen"] - sum(_amounts(tx, job))
+        left = max(0, row["fee_fen"] - sum(_amounts(tx, job)))
         return Refusal(code="REFUND_TOO_LARGE", facts={"amount_fen": amount_fen, "charged_fen": left})
     identity = f"refund_{uuid_utils.uuid7()}"
     values = {
@@ -80,6 +80,7 @@ def refund(
     }
     journal.append(tx, refunds, values)
     parts = post(tx, job, row["firm"], contract, row["id"], now)
+    clawback.open_for(tx, job, "REFUNDED", now)
     return {
         "id": identity,
         "job": job,
@@ -126,7 +127,6 @@ def post(
     for year in sorted({part.billed.year for part in parts}):
         if rooms.year_closed(tx, year):
             rooms.lapse(tx, year, f"refund:{settlement}:{number}:{year}", now)
-    clawback.open_for(tx, job, "REFUNDED", now)
     return parts
 
 

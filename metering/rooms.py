@@ -11,7 +11,7 @@ from metering import acts, store
 from metering.acts import Actor
 from metering.ledger import PROGRAMME, AccountId, Code, Phase, Transfer, lapsed
 from metering.parameters import Policy
-from metering.schema import accounts, holds
+from metering.schema import accounts, holds, reviews
 from metering.year import year_start
 from scheduler.refusal import Refusal
 
@@ -33,18 +33,18 @@ def raise_alerts(tx: Connection, policy: Policy, now: datetime) -> int:
         accounts.c.credits_posted > 0,
         used * 10_000 >= accounts.c.credits_posted * thresholds[0],
     )
+    raised = set(tx.execute(select(reviews.c.id).where(reviews.c.code.startswith("CAP_ALERT_"))).scalars())
     found = 0
     for row in tx.execute(query).mappings():
-        if row["id"].startswith("room:clearing:") or _closed(tx, row):
-            continue
         share = row["debits_posted"] * 10_000 // row["credits_posted"]
-        for threshold in thresholds:
-            if share >= threshold:
-                facts = {"room": row["id"], "share_bp": share, "cap_fen": row["credits_posted"], "policy": policy.id}
-                store.open_review(
-                    tx, code=f"CAP_ALERT_{threshold // 100}", subject=row["id"], facts=facts, now=now, again=False
-                )
-                found += 1
+        codes = [f"CAP_ALERT_{threshold // 100}" for threshold in thresholds if share >= threshold]
+        new = [code for code in codes if f"{code}:{row['id']}" not in raised]
+        if not new or row["id"].startswith("room:clearing:") or _closed(tx, row):
+            continue
+        facts = {"room": row["id"], "share_bp": share, "cap_fen": row["credits_posted"], "policy": policy.id}
+        for code in new:
+            store.open_review(tx, code=code, subject=row["id"], facts=facts, now=now, again=False)
+            found += 1
     return found
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from adapters.chain import instant, timestamp
-from metering import acts, contracts, listing, store
+from metering import acts, clawback, contracts, exclusion, store
 from metering.acts import Actor
+from metering.facts import holds_at
 from metering.ledger import (
     Code,
     Phase,
@@ -23,18 +24,18 @@ from metering.ledger import (
     treasury_paid,
 )
 from metering.parameters import Policy
-from metering.programme_schema import contracts as contract_rows
-from metering.programme_schema import invoices, serials, slips
+from metering.programme_schema import serials
 from metering.schema import providers
-from metering.support import assess_server
+from metering.standing import eligible_intervals
+from metering.subsidy_evidence import application_document
 from metering.year import local_year
 from scheduler import journal
-from scheduler.clock import from_ms, to_ms
+from scheduler.clock import to_ms
 from scheduler.refusal import Refusal
 from scheduler.schema import devices, nodes, pools
 
 PROGRAMME = Programme.SERVER_SUBSIDY.value
-RATE, CAP = "server_subsidy.rate_ceiling", "server_subsidy.project_cap"
+CAP = "server_subsidy.project_cap"
 MINIMUM_SERVED_MS = 1  # the notice names no minimum: any served device time to an unrelated customer
 
 
@@ -71,7 +72,7 @@ def add_serial(
     if built is None:
         return Refusal(code="PROJECT_UNKNOWN", facts={"project": project})
     agreed = contracts.contract(tx, contract)
-    if agreed is None or agreed["project"] != project:
+    if agreed is None or agreed["project"] != project or agreed["buyer"] != built["provider"]:
         return Refusal(code="CONTRACT_UNKNOWN", facts={"contract": contract})
     query = (
         select(devices.c.uuid, devices.c.model, pools.c.provider)
@@ -119,22 +120,34 @@ def proceed(
         return Refusal(code="EVIDENCE_MISSING", facts={"project": project, "act": act, "missing": missing})
     if act == "pay" and not reference:
         return Refusal(code="REFERENCE_MISSING", facts={"project": project, "act": act})
+    if act in ("assess", "pay"):
+        refusal = _checked(tx, document, now)
+        if refusal is not None:
+            return refusal
     body: dict[str, Any] = {"reference": reference}
     if act == "assess":
-        body |= {"amount_fen": document["amount_fen"], "computation": document["computation"]}
+        year = local_year(now, policy.zone)
+        body |= {"amount_fen": document["amount_fen"], "computation": document["computation"], "year": year}
+    was = acts.state_of(tx, "project", project)
     done = acts.act(tx, "project", project, act, actor, now, reason=reason, body=body)
     if isinstance(done, Refusal):
         return done
-    year = local_year(now, policy.zone)
-    granted = acts.told(tx, "project", project, "assess") or {}
-    fen = int(granted.get("amount_fen", 0))
+    granted = acts.told(tx, "project", project, "assess")
+    if granted is None:
+        return application_document(tx, project, policy, now) or {}
+    year, fen, party = granted["year"], int(granted["amount_fen"]), document["provider"]
+    room, committed = project_room(project), treasury_committed(year, PROGRAMME)
+    grant = ((Code.GRANT, room, spent_of(room)), (Code.GRANT, committed, beneficiary(party, PROGRAMME)))
+    back = tuple((Code.CLAW_BACK, credit, debit) for _, debit, credit in grant)
     moves = {
-        "assess": (
-            (Code.GRANT, project_room(project), spent_of(project_room(project))),
-            (Code.GRANT, treasury_committed(year, PROGRAMME), beneficiary(document["provider"], PROGRAMME)),
-        ),
-        "pay": ((Code.PAY, treasury_paid(year, PROGRAMME), treasury_committed(year, PROGRAMME)),),
+        "assess": grant,
+        "pay": ((Code.PAY, treasury_paid(year, PROGRAMME), committed),),
+        "reject": back if was == "assessed" else (),
+        "claw_back": back,
     }
+    if act == "claw_back":
+        told = {"project": project, "party": party, "year": year, "programme": PROGRAMME, "amount_fen": fen}
+        clawback.open_case(tx, project, {**told, "cause": reason}, now)
     for index, (code, debit, credit) in enumerate(moves.get(act, ())):
         transfer = Transfer(
             id=f"project:{project}:{act}:{index}", phase=Phase.POSTED, code=code, debit=debit, credit=credit, amount_fen=fen,
@@ -144,14 +157,26 @@ def proceed(
     return application_document(tx, project, policy, now) or {}
 
 
+def _checked(tx: Connection, document: Mapping[str, Any], now: datetime) -> Refusal | None:
+    """What stands in the way of granting or paying: a freeze, a site without papers, nothing due, better support."""
+    if acts.state_of(tx, "programme", PROGRAMME) == "frozen":
+        return Refusal(code="PROGRAMME_FROZEN", facts={"programme": PROGRAMME})
+    for site in document["sites"]:
+        if not holds_at(eligible_intervals(tx, "site", site), now):
+            return Refusal(code="SITE_NOT_ELIGIBLE", facts={"site": site, "clause": "4.2"})
+    if not document["amount_fen"]:
+        return Refusal(code="NOTHING_DUE", facts={"provider": document["provider"], "year": now.year})
+    return exclusion.better_elsewhere(tx, document["provider"], document["project"], document["amount_fen"])
+
+
 def _missing(act: str, document: dict[str, Any]) -> str | None:
     """The first piece of evidence that a step asks for and the project lacks."""
-    domestic = [item for item in document["contract"].get("items", []) if item["domestic"]]
+    domestic = [item for each in document["contracts"] for item in each["items"] if item["domestic"]]
     listed = [interval for interval in document["listing"] if interval["status"] == "listed"]
     papers = [(name, bool(document[name])) for name in ("invoices", "payments", "serials")]
     served = document["served"]["unrelated_device_ms"] >= MINIMUM_SERVED_MS
     asked = {
-        "verify_contract": [("contract", bool(document["contract"])), ("domestic_part", bool(domestic))],
+        "verify_contract": [("contract", bool(document["contracts"])), ("domestic_part", bool(domestic))],
         "deliver": papers,
         "list": [("listing", any(interval["to"] is None for interval in listed))],
         "meet_serving": [
@@ -161,95 +186,6 @@ def _missing(act: str, document: dict[str, Any]) -> str | None:
         "assess": [*papers, ("listing", bool(listed))],
     }
     return next((name for name, there in asked.get(act, ()) if not there), None)
-
-
-def application_document(
-    tx: Connection, project: str, policy: Policy | None = None, now: datetime | None = None
-) -> dict[str, Any] | None:
-    """Everything an auditor asks of the project: contract → invoices → payments → serials → devices → listing → availability
-    → served device time → computation with clauses. None if there is no such project.
-
-    policy, now: whose rate the computation uses; without them the one it was assessed or drafted with is shown.
-    """
-    built = acts.told(tx, "project", project, "draft")
-    if built is None:
-        return None
-    ids = list(
-        tx.execute(
-            select(contract_rows.c.id).where(contract_rows.c.project == project).order_by(contract_rows.c.seq)
-        ).scalars()
-    )
-    agreed = contracts.contract(tx, ids[0]) if ids else None
-    numbers = list(
-        tx.execute(select(invoices.c.number).where(invoices.c.contract.in_(ids)).order_by(invoices.c.seq)).scalars()
-    )
-    bills = [bill for bill in (contracts.invoice(tx, number) for number in numbers) if bill is not None]
-    query = select(slips).where(slips.c.invoice.in_(numbers)).order_by(slips.c.seq)
-    paid = [
-        {
-            **{key: row[key] for key in ("reference", "invoice", "amount_fen", "sha256")},
-            "paid_at": timestamp(from_ms(row["paid_at_ms"])),
-        }
-        for row in tx.execute(query).mappings()
-    ]
-    bought = list(tx.execute(select(serials).where(serials.c.project == project).order_by(serials.c.seq)).mappings())
-    uuids = [row["device"] for row in bought]
-    pool_of = _pools_of(tx, uuids)
-    story = [interval for pool in sorted(set(pool_of.values())) for interval in listing.listing_intervals(tx, pool)]
-    since = instant(acts.history(tx, "project", project)[0]["at"])
-    until = now or since + timedelta(days=36_500)
-    listed = {pool: [i for i in story if i["pool"] == pool and i["status"] == "listed"] for pool in pool_of.values()}
-    found: dict[str, Any] = {
-        "id": project,
-        "project": project,
-        "name": built["name"],
-        "provider": built["provider"],
-        "provider_name": tx.execute(select(providers.c.name).where(providers.c.id == built["provider"])).scalar(),
-        "state": acts.state_of(tx, "project", project),
-        "policy": built["policy"],
-        "bundle_sha256": built["bundle_sha256"],
-        "contract": agreed or {},
-        "invoices": bills,
-        "payments": paid,
-        "serials": [
-            {
-                **{key: row[key] for key in ("serial", "device", "model")},
-                "listed_from": (listed.get(pool_of.get(row["device"], ""), []) or [{"from": None}])[0]["from"],
-                "listed_to": (listed.get(pool_of.get(row["device"], ""), []) or [{"to": None}])[-1]["to"],
-            }
-            for row in bought
-        ],
-        "listing": story,
-        "availability": listing.availability_of(
-            tx, sorted(set(pool_of.values())), since.date().isoformat(), "9999-12-31"
-        ),
-        "served": listing.served(tx, built["provider"], uuids, since, until),
-        "acts": [
-            {key: step[key] for key in ("act", "by", "role", "at", "reason")}
-            for step in acts.history(tx, "project", project)
-        ],
-    }
-    granted = acts.told(tx, "project", project, "assess")
-    if granted is not None:
-        return {**found, "computation": granted["computation"], "amount_fen": granted["amount_fen"], "reasons": []}
-    rate = policy.value_at(RATE, now) if policy is not None and now is not None else None
-    assessed = assess_server(
-        items=(agreed or {}).get("items", []),
-        paid_fen=sum(slip["amount_fen"] for slip in paid),
-        invoiced_fen=sum(bill["net_fen"] for bill in bills if bill["corrects"] is None),
-        rate_bp=int(rate or 0),
-        project_room_fen=store.balance(tx, project_room(project)).available,
-        contract=(agreed or {}).get("id", ""),
-    )
-    steps = [step.document() for step in assessed.steps]
-    return {**found, "computation": steps, "amount_fen": assessed.amount_fen, "reasons": list(assessed.reasons)}
-
-
-def _pools_of(tx: Connection, uuids: list[str]) -> dict[str, str]:
-    query = (
-        select(devices.c.uuid, nodes.c.pool).join(nodes, nodes.c.id == devices.c.node).where(devices.c.uuid.in_(uuids))
-    )
-    return {row.uuid: row.pool for row in tx.execute(query)}
 
 
 def projects(tx: Connection, provider: str | None) -> list[dict[str, Any]]:

@@ -71,10 +71,20 @@ def assess_server(
 
 
 def assess_model(
-    *, completed_fen: int, model_part_fen: int, rate_bp: int, firm_room_fen: int, pool_room_fen: int, contract: str
+    *,
+    completed_fen: int,
+    amount_fen: int,
+    model_part_fen: int,
+    rate_bp: int,
+    firm_room_fen: int,
+    pool_room_fen: int,
+    contract: str,
 ) -> Assessment:
-    """Half of the contract amount actually completed, of an appliance only its model part, within both rooms (2.4.7)."""
-    base = min(completed_fen, model_part_fen)
+    """Half of the contract amount actually completed, of an appliance only its model part, within both rooms (2.4.7).
+
+    What is completed of the contract is completed of its model part in the same proportion, rounded down.
+    """
+    base = model_part_fen * min(completed_fen, amount_fen) // amount_fen if amount_fen else 0
     ceiling = ceiling_fen(base, rate_bp)
     amount = min(ceiling, firm_room_fen, pool_room_fen)
     clause = "2.4.7"
@@ -82,7 +92,13 @@ def assess_model(
         Step(step="completed", value=completed_fen, unit="fen", clause=clause, source=f"contract:{contract}"),
         Step(step="model_part", value=model_part_fen, unit="fen", clause=clause, source=f"contract:{contract}"),
         Step(step="rate", value=rate_bp, unit="basis_point", clause=clause, source="model_voucher.rate"),
-        Step(step="ceiling", value=ceiling, unit="fen", clause=clause, source="⌊min(completed, model_part) × rate⌋"),
+        Step(
+            step="ceiling",
+            value=ceiling,
+            unit="fen",
+            clause=clause,
+            source="⌊⌊model_part × completed ÷ contract amount⌋ × rate⌋",
+        ),
         Step(step="firm_room", value=firm_room_fen, unit="fen", clause=clause, source="model_voucher.firm_cap"),
         Step(step="pool_room", value=pool_room_fen, unit="fen", clause=clause, source="model_voucher.pool"),
         Step(step="amount", value=amount, unit="fen", clause=clause, source="min(ceiling, firm_room, pool_room)"),

@@ -37,7 +37,7 @@ INNER = ("seq", "items")  # a position in the books, and what has a table of its
 
 
 def subsidy_sheet(found: Mapping[str, Any], *, language: str, at: datetime, demo: bool) -> Sheet:
-    """An application (metering.subsidy.application_document): papers, serials, service to others, and the computation."""
+    """An application (metering.subsidy_evidence.application_document): papers, serials, service to others, and the computation."""
     desk = Desk(language)
     amount = found.get("amount_fen")
     contract = found.get("contract") or {}

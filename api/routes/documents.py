@@ -109,7 +109,7 @@ def clearing_document(batch: str, who: Authorised, services: Shared, wanted: Wan
 @routes.get("/v1/documents/subsidies/{application}")
 def subsidy_document(application: str, who: Authorised, services: Shared, wanted: Wanted) -> Response:
     """A subsidy application 补贴申请, for its provider and the zone."""
-    from metering.subsidy import application_document
+    from metering.subsidy_evidence import application_document
 
     def read(tx: Connection, project: str) -> dict[str, Any] | None:  # one not assessed yet is computed as of now
         return application_document(tx, project, services.budget.policy, services.clock.now())

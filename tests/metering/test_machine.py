@@ -2,6 +2,9 @@
 
 Rooms are small, so that they run dry; calls are repeated, and some crash after they ran and before they committed. The
 stories cross New Year 2027 and the end of the term. `YISUAN_DEEP=1` tells many and longer ones.
+
+Not told here: a job under a contract of its own that runs on the eve of New Year, a claim after a year was closed, and
+offsets.
 """
 
 from __future__ import annotations
@@ -100,7 +103,7 @@ class Story(RuleBasedStateMachine):
             url = type(self).url
             self.office = Office(make_platform(Path(self.directory.name), url=url() if url else None))
         self.platform = self.office.platform
-        self.book = Auditor(claimed={FIRM})
+        self.book = Auditor(claimed={FIRM: self.office.now})
         self.caps = dict.fromkeys(YEARS, cap)
         self.prices = {"ascend": 2000, "h800": 1800}
         self.to_come: list[tuple[datetime, str, int]] = []
@@ -190,7 +193,8 @@ class Story(RuleBasedStateMachine):
             return
         self.tick()
         self.count += 1
-        contract = "C-2" if agreed and firm == FIRM else None
+        eve = YEAR_STARTS[2027] - 2 * NEAR <= self.office.now < YEAR_STARTS[2027]  # see the module's docstring
+        contract = "C-2" if agreed and firm == FIRM and not eve else None
         extra = f"money: {{contract: {contract}}}\n" if contract else ""
         text = job_text(f"j{self.count:02}", f"{POOLS[pool]}:{devices}", limit=f"{hours}h", extra=extra)
         identity = self.platform.submit(f"j{self.count:02}", text, firm=firm)
@@ -210,11 +214,11 @@ class Story(RuleBasedStateMachine):
         self.platform.clock.advance(seconds)
         self.tick(manner)
 
-    @rule(to=st.sampled_from([YEAR_STARTS[2027], TERM[1]]))
-    def wait_for(self, to: datetime) -> None:
-        """Half an hour before the year, or the term, ends; nothing runs through the months before."""
-        if self.office.now < to - NEAR and not self.jobs(final=False):
-            self.platform.clock.advance((to - NEAR - self.office.now).total_seconds())
+    @rule(edge=st.sampled_from([YEAR_STARTS[2027], TERM[1]]), early=st.sampled_from([NEAR, -NEAR]))
+    def wait_for(self, edge: datetime, early: timedelta) -> None:
+        """Half an hour before, or after, the year or the term ends; nothing runs through the months before."""
+        if self.office.now < edge - early and not self.jobs(final=False):
+            self.platform.clock.advance((edge - early - self.office.now).total_seconds())
             self.tick()
 
     @precondition(lambda self: self.jobs(final=False))
@@ -268,7 +272,7 @@ class Story(RuleBasedStateMachine):
     def claim(self, firm: str, manner: str) -> None:
         got = self.do(manner, store.claim, firm=firm, by="f", policy="etown-2024-10", caps=self.caps)
         assert not isinstance(got, Refusal), got
-        self.book.claimed.add(firm)
+        self.book.claimed.setdefault(firm, self.office.now)
         for year, cap in self.caps.items():
             self.book.rooms["firm", firm, str(year)] = cap
 
@@ -340,8 +344,6 @@ class Story(RuleBasedStateMachine):
         """The latest job whose facts changed, or any other, is settled again."""
         stale = [job for job in self.jobs(final=True) if self.book.outdated(job)]
         job = self._of(stale or self.jobs(final=True), which)
-        if job.refunds and self.book.closed & {year for year, _, _ in job.fees}:
-            return
         got = self.do("crash", correction.correct, self.platform.budget, job.id, OPERATOR, "r")
         if job.state in ("submitted", "approved"):
             assert got.code == "IN_CLEARING"
@@ -351,7 +353,8 @@ class Story(RuleBasedStateMachine):
             assert not isinstance(got, Refusal), got
             self.book.settle(job, job.until, final=True)
             assert got["after"]["deduction_fen"] == sum(self.book.drawn[job.id].values())
-            assert len(got["clawbacks"]) == self.book.claw_back(job)
+            new = self.book.claw_back(job)
+            assert job.refunds or len(got["clawbacks"]) == new
 
     @precondition(lambda self: self.jobs(final=True))
     @rule(which=some, part=st.sampled_from([0, 1, 2]))
@@ -386,7 +389,7 @@ class Story(RuleBasedStateMachine):
         job = self._of([job for job in self.jobs(final=True) if job.fee], which)
         due = job.fee - min(sum(job.refunds), job.fee) - job.billed
         self.count += 1
-        if job.invoice is None or due:
+        if due:
             number = f"INV-{self.count}"
             bill = self.do(
                 manner, contracts.record_invoice, number=number, contract_id=job.contract or FIRMS[job.firm], amount_fen=due, tax_fen=0,
@@ -395,6 +398,10 @@ class Story(RuleBasedStateMachine):
             )  # fmt: skip
             assert not isinstance(bill, Refusal), bill
             job.invoice, job.billed = job.invoice or number, job.billed + due
+            if not job.billed:  # a red invoice of the whole amount: void, as if there had been none
+                job.invoice, job.paid = None, 0
+        if job.invoice is None:
+            return
         share = max(self.book.owed(job) - job.paid - short, 0)
         if share:
             slip = self.do(
