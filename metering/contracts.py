@@ -272,6 +272,8 @@ def record_slip(
         found = invoice(tx, invoice_number)
     if found is None:
         return Refusal(code="INVOICE_UNKNOWN", facts={"invoice": invoice_number})
+    if amount_fen <= 0:
+        return Refusal(code="AMOUNT_NOT_POSITIVE", facts={"amount_fen": amount_fen})
     if payer != found["buyer"]:
         return Refusal(code="PAYER_IS_NOT_BUYER", facts={"payer": payer, "buyer": found["buyer"]})
     body = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from metering.programme_schema import price_corrections, refunds
 from metering.reading import Reading
 from metering.schema import settlement_lines, settlements
 from metering.statement import lines_of
+from metering.year import local_year
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
 from scheduler.schema import usage_records
@@ -79,7 +80,12 @@ class Position:
     holds: Mapping[str, list[RowMapping]]
     movements: Mapping[str, store.Movements]
     numbers: Mapping[str, int]
-    refunded: frozenset[str]
+    refunds: Mapping[str, list[int]]
+
+    @property
+    def refunded(self) -> frozenset[str]:
+        """The jobs of which something was returned."""
+        return frozenset(self.refunds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +111,18 @@ def read_position(tx: Connection, budget: VoucherBudget, jobs: Sequence[str]) ->
         usage[row["job"]].append(dict(row))
     _correct_prices(tx, [record for records in usage.values() for record in records])
     counted = select(settlements.c.job, func.max(settlements.c.number).label("last")).where(settlements.c.job.in_(jobs))
-    returned = select(refunds.c.job).where(refunds.c.job.in_(jobs))
+    returned: dict[str, list[int]] = {}
+    for job, fen in tx.execute(
+        select(refunds.c.job, refunds.c.amount_fen).where(refunds.c.job.in_(jobs)).order_by(refunds.c.seq)
+    ):
+        returned.setdefault(job, []).append(int(fen))
     return Position(
         asked=budget.asked_by_jobs(tx, jobs),
         usage=usage,
         holds=store.open_holds_of(tx, jobs),
         movements=store.movements_of_jobs(tx, jobs),
         numbers={row.job: int(row.last) for row in tx.execute(counted.group_by(settlements.c.job))},
-        refunded=frozenset(tx.execute(returned).scalars()),
+        refunds=returned,
     )
 
 
@@ -126,17 +136,26 @@ def _settled(
     for row in open_holds:
         held[row["year"]] = held.get(row["year"], 0) + row["amount_fen"]
     posted = _drawn(movements, firm)
-    net = {year: fen - _refunded(movements, firm).get(year, 0) for year, fen in posted.items()}
     under = billed_under(reading, job, firm, provider_of)
-    case = budget.case(reading, firm, asked, usage, posted=net, held=held, providers=provider_of, billed_under=under)
+    # Holds of years the usage has not reached stay held: their part of a contract's room is not there for this one.
+    reached = {y for entry in usage for y in _years(entry, budget)}
+    usable = {year: fen for year, fen in held.items() if final or year in reached}
+    case = budget.case(
+        reading, firm, asked, usage, posted=posted, held=usable, providers=provider_of, billed_under=under
+    )
     out = budget.settle_case(case)
+    if job in position.refunded:
+        out = _within_rooms(
+            budget, reading, case, out, firm, asked.contract, movements, position.refunds[job], provider_of
+        )
     number = position.numbers.get(job, 0) + 1
     settlement = settlement_id(job, number)
     target: dict[int, int] = {}
     for line in out["lines"]:
         target[line["year"]] = target.get(line["year"], 0) + line["deduction_fen"]
+    over = {year for year in held if final or year < local_year(now, budget.policy.zone)}
     transfers, still = _draw(
-        budget, reading.tx, open_holds, job, firm, asked.contract, settlement, target, posted, final=final
+        budget, reading.tx, open_holds, job, firm, asked.contract, settlement, target, posted, over
     )
     for year in sorted({*target, *posted, *held}):
         drawn = target.get(year, 0) - posted.get(year, 0)
@@ -279,6 +298,51 @@ def _drawn(movements: store.Movements, firm: str) -> dict[int, int]:
     return {int(d.rsplit(":", 1)[1]): fen for (d, _), fen in moved.items() if d.startswith(prefix)}
 
 
+def _years(entry: Mapping[str, Any], budget: VoucherBudget) -> range:
+    first, last = (
+        local_year(instant(entry["start"]), budget.policy.zone),
+        local_year(instant(entry["end"]), budget.policy.zone),
+    )
+    return range(first, last + 1)
+
+
+def _within_rooms(
+    budget: VoucherBudget,
+    reading: Reading,
+    case: dict[str, Any],
+    out: dict[str, Any],
+    firm: str,
+    contract: str | None,
+    movements: store.Movements,
+    amounts: Sequence[int],
+    provider_of: Mapping[str, str],
+) -> dict[str, Any]:
+    """The settlement of a job with refunds, its rooms lowered until what it draws net of them is there to be drawn.
+
+    What refunds brought back may be drawn by others since, and a correction that shrinks a refund's share takes from it.
+    """
+    drawn, back = _drawn(movements, firm), _refunded(movements, firm)
+    rooms_left = reading.rooms(firm)
+    while True:
+        lines = [{**line, "provider": provider_of[line["lease"]]} for line in out["lines"]]
+        parts = refunding.shares_of(refunding.classes_of(lines), amounts)
+        short = {}
+        for year in {part.billed.year for part in parts}:
+            mine = [part for part in parts if part.billed.year == year]
+            gross = sum(part.billed.deduction_fen for part in mine)
+            net = gross - sum(part.voucher_fen for part in mine)
+            left = min(rooms_left["firm"].get(year, 0), rooms_left["pool"].get(year, 0))
+            left = min(left, reading.contract(contract)) if contract is not None else left
+            excess = net - (drawn.get(year, 0) - back.get(year, 0)) - left
+            if excess > 0:
+                short[year] = max(0, gross - -(-excess * gross // net))
+        if not short:
+            return out
+        for kind in ("pool", "firm"):
+            case["rooms"][kind] |= {str(year): fen for year, fen in short.items()}
+        out = budget.settle_case(case)
+
+
 def _refunded(movements: store.Movements, firm: str) -> dict[int, int]:
     """What refunds brought back to the firm's rooms: there already, so no room of this job besides."""
     found: dict[int, int] = {}
@@ -301,10 +365,12 @@ def _draw(
     settlement: str,
     target: Mapping[int, int],
     posted: Mapping[int, int],
-    *,
-    final: bool,
+    over: Collection[int],
 ) -> tuple[list[Transfer], dict[int, int]]:
-    """What takes the deduction from the rooms, from the holds first and the rest at once; and what stays held."""
+    """What takes the deduction from the rooms, from the holds first and the rest at once; and what stays held.
+
+    over: years of which nothing more will be used, so that their holds are released.
+    """
     missing = {year: target.get(year, 0) - posted.get(year, 0) for year in {*target, *posted}}
     batch: list[Transfer] = []
     still: dict[int, int] = {}
@@ -312,10 +378,10 @@ def _draw(
         year = hold["year"]
         used = min(max(missing.get(year, 0), 0), hold["amount_fen"])
         rest = hold["amount_fen"] - used
-        if used or final:
+        if used or year in over:
             phase = Phase.POST if used else Phase.VOID
             batch += budget.resolution(tx, hold, used, phase, settlement)
-            if rest and not final:
+            if rest and year not in over:
                 batch += budget.renewal(tx, hold, rest)
                 still[year] = still.get(year, 0) + rest
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,7 @@ from metering.schema import settlement_lines, settlements
 from scheduler import journal
 from scheduler.clock import to_ms
 from scheduler.refusal import Refusal
+from scheduler.schema import jobs
 
 KINDS = ("refund", "rebate")
 IN_CLEARING = ("submitted", "approved")
@@ -39,7 +41,6 @@ def refund(
     kind: str,
     reason: str,
     actor: Actor,
-    contract: str | None,
     now: datetime,
 ) -> dict[str, Any] | Refusal:
     """The refund is on record and posted: the firm's share to the firm, the voucher's to the rooms of its own years.
@@ -49,6 +50,8 @@ def refund(
     """
     if not reason.strip():
         return Refusal(code="REASON_MISSING", facts={"kind": kind, "act": "refund"})
+    if amount_fen <= 0:
+        return Refusal(code="AMOUNT_NOT_POSITIVE", facts={"amount_fen": amount_fen})
     row = (
         tx.execute(select(settlements).where(settlements.c.job == job).order_by(settlements.c.number.desc()))
         .mappings()
@@ -63,9 +66,9 @@ def refund(
     if state in IN_CLEARING:
         return Refusal(code="IN_CLEARING", facts={"settlement": row["id"], "state": state})
     try:
-        split(billed(tx, row["id"]), [*_amounts(tx, job), amount_fen])
+        split(billed(tx, row["id"]), [*amounts_of(tx, job), amount_fen])
     except RefundTooLarge:
-        left = max(0, row["fee_fen"] - sum(_amounts(tx, job)))
+        left = max(0, row["fee_fen"] - sum(amounts_of(tx, job)))
         return Refusal(code="REFUND_TOO_LARGE", facts={"amount_fen": amount_fen, "charged_fen": left})
     identity = f"refund_{uuid_utils.uuid7()}"
     values = {
@@ -79,7 +82,8 @@ def refund(
         "recorded_by": actor.by,
     }
     journal.append(tx, refunds, values)
-    parts = post(tx, job, row["firm"], contract, row["id"], now)
+    spec = json.loads(tx.execute(select(jobs.c.spec).where(jobs.c.id == job)).scalar_one())
+    parts = post(tx, job, row["firm"], spec.get("money", {}).get("contract"), row["id"], now)
     clawback.open_for(tx, job, "REFUNDED", now)
     return {
         "id": identity,
@@ -95,7 +99,7 @@ def post(
     tx: Connection, job: str, firm: str, contract: str | None, settlement: str, now: datetime
 ) -> tuple[Returned, ...]:
     """What the job's refunds come to under this settlement is posted, as the difference to what was posted before."""
-    amounts = _amounts(tx, job)
+    amounts = amounts_of(tx, job)
     if not amounts:
         return ()
     parts = shares(tx, job, settlement)
@@ -132,13 +136,15 @@ def post(
 
 def shares(tx: Connection, job: str, settlement: str) -> tuple[Returned, ...]:
     """What has gone back of each class of the settlement, by the job's refunds so far."""
-    classes = billed(tx, settlement)
-    amounts = _amounts(tx, job)
+    return shares_of(billed(tx, settlement), amounts_of(tx, job))
+
+
+def shares_of(classes: Sequence[Billed], amounts_fen: Sequence[int]) -> tuple[Returned, ...]:
+    """The same of classes not recorded yet. A correction may have lowered the fee below what was refunded: the rest of a
+    refund then has nothing to return."""
     charged = sum(item.fee_fen for item in classes)
     kept: list[int] = []
-    for (
-        amount
-    ) in amounts:  # a correction may have lowered the fee below what was refunded: the rest has nothing to return
+    for amount in amounts_fen:
         kept.append(min(amount, charged - sum(kept)))
     return split(classes, kept)
 
@@ -163,7 +169,7 @@ def classes_of(lines: Sequence[Mapping[Any, Any]]) -> list[Billed]:
     ]
 
 
-def _amounts(tx: Connection, job: str) -> list[int]:
+def amounts_of(tx: Connection, job: str) -> list[int]:
     return [
         int(fen)
         for fen in tx.execute(

@@ -389,6 +389,8 @@ def claim(
         journal.append(tx, rights, values)
         acts.must(tx, "right", f"{PROGRAMME}:{firm}", "claim", now, body={"policy": policy, "by": by})
         for year, cap in sorted(caps.items()):
+            if acts.state_of(tx, "year", f"{PROGRAMME}:{year}") == "closed":
+                continue
             transfer = Transfer(
                 id=f"open_room:{firm}:{policy}:{year}",
                 phase=Phase.POSTED,

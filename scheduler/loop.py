@@ -80,9 +80,9 @@ class Loop:
             held = [dict(row) for row in store.held_leases(tx)]
         due = [records for records in (self._attended(row) for row in held) if records]
         self._settle_until_midnight(due)
-        self._place()
-        with self.database.write() as tx:
+        with self.database.write() as tx:  # first: a price that starts now holds for what is placed now
             self.budget.sweep(tx, self.clock.now())
+        self._place()
         self.ticked_at = self.clock.now()
 
     # --- leases that exist ----------------------------------------------------------------------------------------

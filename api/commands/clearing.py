@@ -37,6 +37,7 @@ CLEARING = {
     "approve": "ID",
     "send-back": "ID --reason TEXT",
     "abandon": "ID --reason TEXT",
+    "withdraw": "ID SETTLEMENT --reason TEXT",
     "pay": "ID AMOUNT --reference R",
     "returned": "ID --reference R --reason TEXT",
     "reconcile": "ID",
@@ -60,7 +61,7 @@ CLAWBACK = {
     "write-off": "ID --reason TEXT",
 }
 # Whose key to prefer where several are at hand; the server decides who may.
-REVIEWERS = ("approve", "send-back", "confirm", "drop", "write-off")
+REVIEWERS = ("approve", "send-back", "withdraw", "confirm", "drop", "write-off")
 FINANCE = ("pay", "returned", "reconcile", "repay", "offset")
 
 BATCH = (
@@ -129,6 +130,7 @@ def clearing(
     approve ID                                  it may be paid
     send-back ID --reason TEXT                  it may not; it can only be abandoned
     abandon ID --reason TEXT                    its settlements are free for another batch
+    withdraw ID SETTLEMENT --reason TEXT        an approved batch goes on without it, and it can be corrected
     pay ID AMOUNT --reference R                 the treasury paid so much, such as 1200.50 CNY
     returned ID --reference R --reason TEXT     the bank sent a payment back
     reconcile ID                                bank and books agree
@@ -153,6 +155,9 @@ def clearing(
         elif action == "pay":
             body = {"amount_fen": fen, "reference": reference}
             _tell_batch(client.post(path("clearing", given[0], "payments"), body), output)
+        elif action == "withdraw":
+            body = {"act": "withdraw_item", "reason": reason, "reference": given[1]}
+            _tell_batch(client.post(path("clearing", given[0], "acts"), body), output)
         elif action == "returned":
             body = {"reference": reference, "reason": reason}
             _tell_batch(client.post(path("clearing", given[0], "returns"), body), output)
@@ -172,8 +177,9 @@ def _act(action: str, reason: str | None, reference: str | None = None) -> dict[
 def _tell_batch(found: dict[str, Any], output: Output, *, whole: bool = False) -> None:
     """A batch on stdout; with `whole` and for people also its settlements, payments and story."""
     # Before it is submitted what it comes to is not known yet, before it is approved what is left of it is not.
-    total = found["totals"]["deduction_fen"] if found["items"] else None
-    left = found["left_fen"] if any(step["act"] == "approve" for step in found["acts"]) else None
+    done = {step["act"] for step in found["acts"]}
+    total = found["totals"]["deduction_fen"] if "submit" in done else None
+    left = found["left_fen"] if "approve" in done else None
     figures = {} if output in (Output.JSON, Output.YAML) else {"total_fen": total, "left_fen": left}
     tell({**found, **figures}, BATCH_WHOLE, output)
     if not whole or output is not Output.TABLE:

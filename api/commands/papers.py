@@ -259,7 +259,7 @@ def contract(
 
 
 def invoice(action: Action = "list", words: Words = None, output: Format = Output.TABLE) -> None:
-    """An invoice bills the jobs it names, to the fen.
+    """An invoice bills the jobs it names, to the fen. Its seller or an operator puts it on record.
 
     \b
     list          every invoice, and what was paid of it
@@ -271,7 +271,7 @@ def invoice(action: Action = "list", words: Words = None, output: Format = Outpu
 
 
 def slip(action: Action = "list", words: Words = None, output: Format = Output.TABLE) -> None:
-    """A bank slip is the payer's own share of an invoice, paid.
+    """A bank slip is the payer's own share of an invoice, paid. An operator puts it on record.
 
     \b
     list          every slip

@@ -170,9 +170,9 @@ def _act(name: str, reason: str | None, reference: str | None) -> dict[str, Any]
 
 
 def _tell_evidence(found: dict[str, Any]) -> None:
-    """What the project rests on: its contract, invoices, payments and serials."""
+    """What the project rests on: its contracts, invoices, payments and serials."""
     papers = (
-        ("contract", [found["contract"]["id"]] if found["contract"] else []),
+        ("contract", [agreed["id"] for agreed in found["contracts"]]),
         ("invoice", [bill["number"] for bill in found["invoices"]]),
         ("slip", [paid["reference"] for paid in found["payments"]]),
         ("serial", [bought["serial"] for bought in found["serials"]]),

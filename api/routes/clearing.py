@@ -193,8 +193,7 @@ def refund(body: schemas.Refund, once: Posted, services: Shared) -> Response:
         query = select(settlements.c.id).where(settlements.c.job == body.job).order_by(settlements.c.number.desc())
         settlement = found(tx.execute(query).scalar(), "settlement", body.job)
         own_settlement(tx, settlement, once.principal)
-        _, asked, _ = services.budget.asked_by_job(tx, body.job)
-        return refunding.refund(tx, **body.model_dump(), actor=actor, contract=asked.contract, now=now)
+        return refunding.refund(tx, **body.model_dump(), actor=actor, now=now)
 
     return once.do(act)
 

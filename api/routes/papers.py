@@ -106,7 +106,7 @@ def list_slips(who: Authorised, services: Shared, limit: Limit = 100, cursor: Cu
 
 @routes.post("/v1/slips", status_code=201)
 def record_slip(body: schemas.Slip, once: Posted, services: Shared) -> Response:
-    """A bank slip 回单: the payer's own share of an invoice, paid An operator records it: both parties would gain by saying so."""
+    """A bank slip 回单: the payer's own share of an invoice, paid. An operator records it: both parties would gain by saying so."""
 
     def act(tx: Connection) -> Any:
         found(contracts.invoice(tx, body.invoice), "invoice", body.invoice)

@@ -131,7 +131,7 @@ def test_a_malformed_question_is_refused_by_field(service: Service, query: str, 
     ("module", "function", "path", "found"),
     [
         ("metering.clearing", "batch_document", "clearing/batch_1", sheets.batch()),
-        ("metering.subsidy", "application_document", "subsidies/subsidy_1", sheets.application()),
+        ("metering.subsidy_evidence", "application_document", "subsidies/subsidy_1", sheets.application()),
     ],
 )
 def test_a_provider_s_papers_are_for_it_and_the_zone(

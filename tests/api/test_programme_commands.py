@@ -126,7 +126,9 @@ def test_from_the_contract_to_the_payment_by_hand(
     assert "DECLARATION_MISSING" in told
     paperwork.declare()
     slip = {**paperwork.slip_body(), "amount_fen": "96.00 CNY"}
-    assert run("firm", "slip", "add", written(tmp_path / "s.yaml", yaml.safe_dump(slip))) == 0
+    assert run("firm", "slip", "add", written(tmp_path / "s.yaml", yaml.safe_dump(slip))) == 1, "nobody's own word"
+    assert "ROLE_NOT_ALLOWED" in capsys.readouterr().err
+    assert run("operator", "slip", "add", written(tmp_path / "s.yaml", yaml.safe_dump(slip))) == 0
     assert "¥96.00" in capsys.readouterr().out
 
     assert run("operator", "clearing", "verify", settlement) == 0
@@ -193,6 +195,24 @@ def test_a_dispute_a_refund_and_what_comes_back(
     assert "refunded" in capsys.readouterr().out
 
 
+def test_an_approved_batch_goes_on_without_a_settlement(
+    run: Run, paperwork: Paperwork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settlement = paperwork.settlement(paperwork.ready())
+    batch = paperwork.batch()
+    assert run("reviewer", "clearing", "approve", batch) == 0
+    assert run("operator", "clearing", "withdraw", batch, settlement, "--reason", "measured twice") == 1
+    assert "ACT_NOT_YOURS" in capsys.readouterr().err
+    assert run("reviewer", "clearing", "withdraw", batch, settlement, "--reason", "measured twice") == 0
+    assert "¥0.00" in capsys.readouterr().out, "it comes to nothing now, which is known"
+    assert run("provider", "clearing", "show", batch) == 0
+    told = capsys.readouterr().out
+    assert all(part in told for part in ("one settlement withdrawn", "settled in full", "measured twice"))
+    assert run("firm", "clearing", "why", settlement) == 0
+    assert "verified" in capsys.readouterr().out
+    assert run("reviewer", "clearing", "withdraw", batch, settlement, "--reason", "again") == 1
+
+
 def test_a_correction_shows_both_settlements(
     run: Run, paperwork: Paperwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +269,8 @@ def test_a_project_and_an_application_from_their_own_side(
 ) -> None:
     items = [{"description": "s", "model": "Ascend910B3", "quantity": 1, "amount_fen": 1_000, "domestic": True}]
     assert run("provider", "subsidy", "draft", "P-1", "hall one") == 0
-    paperwork.contract("C-S", programme="server_subsidy", project="P-1", amount_fen=1_000, items=items)
+    paperwork.purchase(items)
+    paperwork.purchase(items, identity="C-T")
     assert run("operator", "subsidy", "act", "P-1", "verify-contract") == 0
     assert run("operator", "subsidy", "act", "P-1", "deliver") == 1, "no invoice, no payment, no serial"
     serial = {"serial": "SN-1", "contract": "C-S", "model": "Ascend910B3", "device": "nowhere"}
@@ -258,7 +279,7 @@ def test_a_project_and_an_application_from_their_own_side(
     assert "DEVICE_UNKNOWN" in capsys.readouterr().err
     assert run("provider", "subsidy", "show", "P-1") == 0
     told = capsys.readouterr().out
-    assert all(part in told for part in ("hall one", "C-S", "¥10.00", "2.1.2"))
+    assert all(part in told for part in ("hall one", "C-S, C-T", "¥10.00", "2.1.2"))
     assert run("auditor", "subsidy", "-o", "json") == 0
     assert [project["state"] for project in facts_of(capsys)] == ["contract_verified"]
 
@@ -337,6 +358,8 @@ def test_money_is_right_aligned_and_has_two_decimals(
         ("clearing", "build", PROVIDER, "26"),
         ("clearing", "build", PROVIDER, "２０２６"),
         ("clearing", "send-back", "b"),
+        ("clearing", "withdraw", "b", "s"),
+        ("clearing", "withdraw", "b", "--reason", "x"),
         ("clearing", "approve", "b", "--reference", "T"),
         ("clearing", "show", " "),
         ("clearing", "list", "b"),

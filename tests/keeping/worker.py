@@ -70,10 +70,8 @@ def attempt(database: Database, act: Act) -> str:
                 store.post(tx, transfer, NOON)
     except RoomExceeded:
         return "room"
-    except IntegrityError as problem:
-        if "resolved_once" in str(problem) or "pending_id" in str(problem.orig):
-            return "resolved"
-        raise
+    except store.AlreadyResolved:
+        return "resolved"
     return "moved"
 
 

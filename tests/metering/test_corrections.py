@@ -45,7 +45,6 @@ def refund(office: Office, job: str, amount: int, kind: str = "refund", contract
         kind=kind,
         reason="two hours were idle",
         actor=OPERATOR,
-        contract=contract,
     )
 
 

@@ -326,9 +326,10 @@ class Story(RuleBasedStateMachine):
         amount = left * permille // 1000 + (permille > 1000)
         got = self.do(
             "crash", refunding.refund, job=job.id, amount_fen=amount, kind=kind, reason="r", actor=OPERATOR,
-            contract=job.contract,
         )  # fmt: skip
-        if job.state in ("submitted", "approved"):
+        if not amount:
+            assert got.code == "AMOUNT_NOT_POSITIVE"
+        elif job.state in ("submitted", "approved"):
             assert got.code == "IN_CLEARING"
         elif amount > left:
             assert got.code == "REFUND_TOO_LARGE"
