@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ALL = ("startup", "settle", "journal", "plan_scale", "postings", "events")
+ALL = ("startup", "settle", "journal", "plan_scale", "postings", "settling", "events")
 
 
 def main() -> int:

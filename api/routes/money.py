@@ -14,8 +14,10 @@ from api.auth import Authorised
 from api.idempotency import Posted
 from api.routes.shared import Cursor, Limit, Shared, found, number_of, page
 from metering import store
+from metering.parameters.policy import CLAIM_MODE
 from metering.schema import firms
 from metering.statement import firm_statement, job_statement
+from scheduler.refusal import Refusal
 
 routes = APIRouter(tags=["money"])
 
@@ -34,6 +36,8 @@ def claim(body: schemas.Claim, once: Posted, services: Shared) -> Response:
     policy = services.budget.policy
 
     def act(tx: Connection) -> Any:
+        if policy.value_at(CLAIM_MODE, services.clock.now()) == "tranche":
+            return Refusal(code="NOT_SUPPORTED_YET", facts={"field": f"{CLAIM_MODE}: tranche"})
         got = store.claim(
             tx, firm=once.principal.tenant or "", by=once.principal.key_id, policy=policy.id, caps=policy.firm_cap_fen,
             now=services.clock.now(),

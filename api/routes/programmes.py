@@ -155,7 +155,9 @@ def show_project(project: str, who: Authorised, services: Shared) -> dict[str, A
     """Everything an auditor asks of the project, down to the computation sheet."""
     with services.database.read() as tx:
         shown: dict[str, Any] = found(
-            subsidy_evidence.application_document(tx, project, services.budget.policy, services.clock.now()), "project", project
+            subsidy_evidence.application_document(tx, project, services.budget.policy, services.clock.now()),
+            "project",
+            project,
         )
     if who.provider not in (None, shown["provider"]):
         raise Problem(404, "NOT_FOUND", {"what": "project", "id": project})

@@ -296,9 +296,7 @@ def test_what_a_refund_brings_back_to_an_empty_pool_is_drawn_by_the_next(
     assert office.balance(pool_room(2026)).available == 0
     second = office.run()
     assert lines(office, second) == [(2026, 16_000, 0, ["POOL_EXHAUSTED"])]
-    got = office.call(
-        refunding.refund, job=first, amount_fen=share, kind="refund", reason="idle", actor=OPERATOR
-    )
+    got = office.call(refunding.refund, job=first, amount_fen=share, kind="refund", reason="idle", actor=OPERATOR)
     assert got["voucher_fen"] == again
     third = office.run()
     assert lines(office, third) == [(2026, 16_000, again, [] if again == 6_400 else ["POOL_EXHAUSTED"])]
@@ -307,9 +305,7 @@ def test_what_a_refund_brings_back_to_an_empty_pool_is_drawn_by_the_next(
 @pytest.mark.parametrize(("amount", "answer"), [(16_000, None), (16_001, "REFUND_TOO_LARGE")])
 def test_a_credit_note_never_exceeds_what_was_charged(office: Office, amount: int, answer: str | None) -> None:
     job = office.run()
-    got = office.call(
-        refunding.refund, job=job, amount_fen=amount, kind="rebate", reason="r", actor=OPERATOR
-    )
+    got = office.call(refunding.refund, job=job, amount_fen=amount, kind="rebate", reason="r", actor=OPERATOR)
     if answer is not None:
         assert code(got) == answer
         return
