@@ -41,12 +41,9 @@ def act(
     body: Mapping[str, Any] | None = None,
 ) -> str | Refusal:
     """The case has taken the step, on record, and its new state is returned; a Refusal changes nothing."""
-    row = tx.execute(select(states).where(states.c.kind == kind, states.c.subject == subject)).mappings().first()
-    before = row["state"] if row else NONE
-    done = {step["act"]: step["by"] for step in history(tx, kind, subject)} if row and kind in APART else {}
-    after = next_state(kind, before, name, role=actor.role, by=actor.by, reason=reason, done=done)
+    before, after = _next(tx, kind, subject, name, actor, reason)
     if isinstance(after, Refusal):
-        return Refusal(code=after.code, facts={**after.facts, "subject": subject})
+        return after
     values = {
         "kind": kind,
         "subject": subject,
@@ -60,12 +57,28 @@ def act(
         "at_ms": to_ms(now),
     }
     seq = journal.append(tx, acts, values)
-    if row is None:
+    if before == NONE:
         tx.execute(insert(states).values(kind=kind, subject=subject, state=after, since_ms=to_ms(now), act_seq=seq))
     else:
         key = (states.c.kind == kind, states.c.subject == subject)
         tx.execute(update(states).where(*key).values(state=after, since_ms=to_ms(now), act_seq=seq))
     return after
+
+
+def obstacle(tx: Connection, kind: str, subject: str, name: str, actor: Actor, reason: str) -> Refusal | None:
+    """What the act would be refused for, None when nothing stands in its way; nothing is written."""
+    after = _next(tx, kind, subject, name, actor, reason)[1]
+    return after if isinstance(after, Refusal) else None
+
+
+def _next(tx: Connection, kind: str, subject: str, name: str, actor: Actor, reason: str) -> tuple[str, str | Refusal]:
+    before = state_of(tx, kind, subject)
+    apart = before != NONE and kind in APART
+    done = {step["act"]: step["by"] for step in history(tx, kind, subject)} if apart else {}
+    after = next_state(kind, before, name, role=actor.role, by=actor.by, reason=reason, done=done)
+    if isinstance(after, Refusal):
+        return before, Refusal(code=after.code, facts={**after.facts, "subject": subject})
+    return before, after
 
 
 def must(

@@ -253,9 +253,12 @@ def withdraw_item(
 
     Its part of the approval is taken back. Refused when less than that part is left to pay.
     """
+    refusal = acts.obstacle(tx, "clearing", batch, "withdraw_item", actor, reason)
+    if refusal is not None:
+        return refusal
     item = next((each for each in items_of(tx, batch) if each["settlement"] == settlement), None)
     if item is None:
-        return Refusal(code="BATCH_UNKNOWN", facts={"batch": batch})
+        return Refusal(code="NOT_IN_BATCH", facts={"batch": batch, "settlement": settlement})
     room, fen, year = clearing_room(batch), item["deduction_fen"], year_of(tx, batch)
     left = store.balance(tx, room).available
     if left < fen:

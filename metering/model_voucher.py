@@ -109,6 +109,9 @@ def proceed(
     told = acts.told(tx, "application", application, "submit")
     if told is None:
         return Refusal(code="APPLICATION_UNKNOWN", facts={"application": application})
+    refusal = acts.obstacle(tx, "application", application, act, actor, reason)
+    if refusal is not None:
+        return refusal
     granted = acts.told(tx, "application", application, "approve") or {}
     found: dict[str, Any] = granted
     if act in ("verify", "approve", "pay"):

@@ -114,6 +114,9 @@ def proceed(
     """The project has taken the step; each asks for its evidence, and `pay` moves what `assess` granted."""
     if acts.told(tx, "project", project, "draft") is None:
         return Refusal(code="PROJECT_UNKNOWN", facts={"project": project})
+    refusal = acts.obstacle(tx, "project", project, act, actor, reason)
+    if refusal is not None:
+        return refusal
     document = application_document(tx, project, policy, now) or {}
     missing = _missing(act, document)
     if missing is not None:
@@ -165,7 +168,7 @@ def _checked(tx: Connection, document: Mapping[str, Any], now: datetime) -> Refu
         if not holds_at(eligible_intervals(tx, "site", site), now):
             return Refusal(code="SITE_NOT_ELIGIBLE", facts={"site": site, "clause": "4.2"})
     if not document["amount_fen"]:
-        return Refusal(code="NOTHING_DUE", facts={"provider": document["provider"], "year": now.year})
+        return Refusal(code="NOTHING_GRANTED", facts={"project": document["project"]})
     return exclusion.better_elsewhere(tx, document["provider"], document["project"], document["amount_fen"])
 
 

@@ -136,13 +136,25 @@ def test_a_step_is_published_under_the_names_of_its_fields() -> None:
 
 @pytest.mark.parametrize("items", [[], [{"amount_fen": 0, "domestic": True}]])
 def test_a_contract_of_nothing_is_given_nothing(items: list[dict[str, Any]]) -> None:
-    found = assess_a_server(items=items)
+    found = assess_a_server(items=items, rate_bp=10_000)
     assert (found.amount_fen, found.reasons) == (0, ())
 
 
 def test_a_model_contract_of_nothing_is_given_nothing() -> None:
-    found = assess_a_model(amount_fen=0, model_part_fen=0)
+    found = assess_a_model(amount_fen=0, model_part_fen=0, rate_bp=10_000)
     assert (found.amount_fen, found.reasons) == (0, ())
+
+
+def test_support_is_exact_however_large_the_contract() -> None:
+    """10^18 + 1 fen is an odd number that no floating point number of 64 bits holds."""
+    large = 10**18 + 1
+    rooms = {"firm_room_fen": large, "pool_room_fen": large}
+    server = assess_a_server(
+        items=[{"amount_fen": large, "domestic": True}], paid_fen=large, invoiced_fen=large, rate_bp=10_000,
+        project_room_fen=large,
+    )  # fmt: skip
+    model = assess_a_model(amount_fen=large, model_part_fen=large, completed_fen=large, rate_bp=10_000, **rooms)
+    assert (server.amount_fen, model.amount_fen) == (large, large)
 
 
 def test_what_is_not_known_to_be_domestic_is_not() -> None:

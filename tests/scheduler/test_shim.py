@@ -270,7 +270,7 @@ def test_a_daemon_left_behind_does_not_outlive_the_member(bench: Bench, method: 
 
     assert end["exit_code"] == 0
     wait_until(lambda: not bench.locked())
-    assert alive(marker.replace(" ", "\0")) == []
+    wait_until(lambda: alive(marker.replace(" ", "\0")) == [])
 
 
 @pytest.mark.parametrize("method", ["none", *METHODS[:2]])
@@ -284,7 +284,7 @@ def test_when_the_shim_or_the_guard_is_killed_all_of_the_member_dies_and_no_end_
     os.kill(bench.record("shim.json" if victim == "shim" else "started.json")["pid"], signal.SIGKILL)
     wait_until(lambda: not bench.locked())
 
-    assert alive(marker.replace(" ", "\0")) == []
+    wait_until(lambda: alive(marker.replace(" ", "\0")) == [])  # the kernel ends a namespace after its first process
     assert not (bench.directory / "exit.json").exists()
 
 
