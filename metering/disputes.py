@@ -84,6 +84,15 @@ def _followed(tx: Connection, job: str, since_ms: int) -> bool:
     return tx.execute(again).first() is not None or tx.execute(back).first() is not None
 
 
+def of_job(tx: Connection, job: str) -> list[dict[str, Any]]:
+    """Every dispute of the job, in the order they were opened."""
+    query = select(states.c.subject).where(
+        states.c.kind == "dispute", states.c.subject.startswith(f"dispute:{job}:", autoescape=True)
+    )
+    found = [dispute(tx, subject) for subject in sorted(tx.execute(query).scalars())]
+    return [each for each in found if each is not None]
+
+
 def dispute(tx: Connection, subject: str) -> dict[str, Any] | None:
     """The dispute with its story; None if there is none of this id."""
     body = acts.told(tx, "dispute", subject, "open")

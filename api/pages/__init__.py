@@ -11,8 +11,10 @@ from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse,
 from sqlalchemy import Connection
 
 from api.pages import read, read_jobs
-from api.pages.rendering import STATIC, Renderer, files
+from api.pages.deciding import add_forms
+from api.pages.rendering import STATIC, Renderer, files, language_of
 from api.pages.visitor import SESSION_COOKIE, Visitor, same_origin, visitor_of
+from metering import disputes
 from metering.offer import GOAL_PFLOPS
 from metering.statement import firm_statement, job_statement
 from metering.store import rooms
@@ -25,13 +27,14 @@ SESSION_S = 12 * 3600
 
 
 def router(services: Services) -> APIRouter:
-    """Every page, its fragments and its files. No page writes anything but a session."""
+    """Every page, its fragments, forms and files."""
     routes = APIRouter(include_in_schema=False)
     renderer = Renderer(mark=services.settings.ledger or "live")
     _zone_pages(routes, services, renderer)
     _job_pages(routes, services, renderer)
     _statement_pages(routes, services, renderer)
     _sign_in(routes, services, renderer)
+    add_forms(routes, services, renderer)
     _files(routes)
     return routes
 
@@ -105,7 +108,7 @@ def _job_pages(routes: APIRouter, services: Services, renderer: Renderer) -> Non
 
 def _statement_pages(routes: APIRouter, services: Services, renderer: Renderer) -> None:
     @routes.get("/statements/jobs/{job}")
-    def of_job(request: Request, job: str) -> Response:
+    def of_job(request: Request, job: str, refused: str = "") -> Response:
         def page(tx: Connection, visitor: Visitor) -> Response:
             shown = read_jobs.job_page(tx, job, visitor.jobs())
             found = job_statement(tx, job) if shown else None
@@ -114,7 +117,23 @@ def _statement_pages(routes: APIRouter, services: Services, renderer: Renderer) 
             cited = sorted({clause for line in found["lines"] for clause in line["clauses"]})
             known = services.budget.registry.policy(found["policy"]).clauses
             told: dict[str, Any] = {"shown": found, "firm_name": shown.firm_name, "cited": cited, "clauses": known}
+            told |= {"disputes": disputes.of_job(tx, job), "reasons": disputes.REASONS, "refused": refused}
             return renderer.page("statement.html", request, visitor, rooms=rooms(tx, found["firm"]), **told)
+
+        return _shown(services, renderer, request, page)
+
+    @routes.get("/statements/jobs/{job}/papers")
+    def papers(request: Request, job: str, format: str = "html") -> Response:  # noqa: A002 - the parameter's public name
+        from api.documents.statement import job_sheet
+        from api.routes.documents import Form, answer
+
+        def page(tx: Connection, visitor: Visitor) -> Response:
+            found = job_statement(tx, job) if read_jobs.job_page(tx, job, visitor.jobs()) else None
+            if found is None or format not in set(Form):
+                return renderer.missing(request, visitor)
+            demo = services.settings.ledger == "demo"
+            sheet = job_sheet(found, language=language_of(request), at=services.clock.now(), demo=demo)
+            return answer(sheet, Form(format))
 
         return _shown(services, renderer, request, page)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SESSION_COOKIE = "yisuan_session"
 LANGUAGE_COOKIE = "yisuan_lang"
-ZONE_ROLES = ("operator", "finance", "auditor")
+ZONE_ROLES = ("operator", "reviewer", "finance", "auditor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

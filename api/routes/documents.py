@@ -71,7 +71,7 @@ def job_document(job: str, who: Authorised, services: Shared, wanted: Wanted) ->
         found(queries.job(tx, who.firm, job), "job", job)
         said = found(job_statement(tx, job), "statement", job)
         demo = store.ledger_mark(tx) == "demo"
-    return _answer(job_sheet(said, language=wanted[1], at=services.clock.now(), demo=demo), wanted[0])
+    return answer(job_sheet(said, language=wanted[1], at=services.clock.now(), demo=demo), wanted[0])
 
 
 @routes.get("/v1/documents/statements/firms/{firm}")
@@ -84,7 +84,7 @@ def firm_document(
         found(queries.one(tx, firms, firm) if who.firm in (None, firm) else None, "firm", firm)
         said = firm_statement(tx, firm, start, end)
         demo = store.ledger_mark(tx) == "demo"
-    return _answer(firm_sheet(said, language=wanted[1], at=services.clock.now(), demo=demo), wanted[0])
+    return answer(firm_sheet(said, language=wanted[1], at=services.clock.now(), demo=demo), wanted[0])
 
 
 @routes.get("/v1/documents/settlements/{settlement:path}")
@@ -95,7 +95,7 @@ def settlement_document(settlement: str, who: Authorised, services: Shared, want
         name = tx.execute(select(firms.c.name).where(firms.c.id == said["firm"])).scalar()
         demo = store.ledger_mark(tx) == "demo"
     made = settlement_sheet(said, firm_name=name, language=wanted[1], at=services.clock.now(), demo=demo)
-    return _answer(made, wanted[0])
+    return answer(made, wanted[0])
 
 
 @routes.get("/v1/documents/clearing/{batch}")
@@ -131,10 +131,11 @@ def _of_provider(
         demo = store.ledger_mark(tx) == "demo"
     mine = said if said is not None and who.provider in (None, said["provider"]) else None
     shown = found(mine, "document", identity)
-    return _answer(build(shown, language=wanted[1], at=services.clock.now(), demo=demo), wanted[0])
+    return answer(build(shown, language=wanted[1], at=services.clock.now(), demo=demo), wanted[0])
 
 
-def _answer(sheet: Sheet, form: Form) -> Response:
+def answer(sheet: Sheet, form: Form) -> Response:
+    """The document in this form, as a download unless it is a page."""
     headers = {**SAFE, "Content-Language": "zh-CN" if sheet.language == "zh" else "en"}
     if form is not Form.HTML:
         headers["Content-Disposition"] = f'attachment; filename="{file_name(sheet.number)}.{form.value}"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -53,7 +53,7 @@ from metering.lifecycle import MACHINES, next_state
 from metering.rates import Price, RateCard
 from metering.refund import Billed, split
 from metering.review import sampled
-from metering.rule import Context, Rules
+from metering.rule import Bound, Context, Exclusion, Rule, Rules
 from metering.rules.rate_ceiling import RateCeiling
 from metering.settlement import RoomPassed, document, settle
 from metering.support import Step, assess_model, assess_server
@@ -544,3 +544,27 @@ def test_instants_are_published_in_utc_wherever_the_machine_stands() -> None:
     found = settle([USED], CARD, Rules(policy=REGISTRY.policy(POLICY), rules=RULES, firm=ALWAYS), Rooms())
     (line,) = document(found)["lines"]
     assert (line["start"], line["end"]) == ("2025-06-01T01:00:00.000Z", "2025-06-01T02:00:00.000Z")
+
+
+class Careless(Rule):
+    """Names the entry's own ends as breakpoints, and objects from its end on; its bound is a cap of the policy's."""
+
+    name = "careless"
+
+    def breakpoints(self, entry: UsageEntry, context: Context) -> Iterable[datetime]:
+        return (entry.start, entry.end)
+
+    def exclusions(self, entry: UsageEntry, at: datetime, context: Context) -> Iterable[Exclusion]:
+        return (Exclusion("OVER", "0"),) if at >= entry.end else ()
+
+    def bounds(self, year: int, rooms: Rooms, context: Context) -> Iterable[Bound]:
+        return (Bound("ONE_PART_IN_TEN_MILLION", context.policy.firm_cap_fen[year] // 10_000_000),)
+
+
+def test_a_rule_is_given_the_policy_and_cannot_cut_an_entry_at_its_ends() -> None:
+    policy = REGISTRY.policy(POLICY)
+    most = policy.firm_cap_fen[2025] // 10_000_000
+    assert most == 200  # of a ceiling of 400
+    found = settle([USED], CARD, Rules(policy=policy, rules=(*RULES, Careless()), firm=ALWAYS), Rooms())
+    assert [(line.start, line.end, line.deduction_fen) for line in found.lines] == [(USED.start, USED.end, most)]
+    assert found.lines[0].reasons == ("ONE_PART_IN_TEN_MILLION",)
