@@ -145,8 +145,9 @@ def _settled(
     )
     out = budget.settle_case(case)
     if job in position.refunded:
+        frozen = budget.voucher_state(reading, firm, asked.voucher, under or asked.contract) == "frozen"
         out = _within_rooms(
-            budget, reading, case, out, firm, asked.contract, movements, position.refunds[job], provider_of
+            budget, reading, case, out, firm, asked.contract, movements, position.refunds[job], provider_of, frozen
         )
     number = position.numbers.get(job, 0) + 1
     settlement = settlement_id(job, number)
@@ -316,31 +317,37 @@ def _within_rooms(
     movements: store.Movements,
     amounts: Sequence[int],
     provider_of: Mapping[str, str],
+    frozen: bool,
 ) -> dict[str, Any]:
-    """The settlement of a job with refunds, its rooms lowered until what it draws net of them is there to be drawn.
+    """The settlement of a job with refunds, in the largest rooms in which what it draws net of them is there to be drawn.
 
     What refunds brought back may be drawn by others since, and a correction that shrinks a refund's share takes from it.
     """
-    drawn, back = _drawn(movements, firm), _refunded(movements, firm)
-    rooms_left = reading.rooms(firm)
-    while True:
-        lines = [{**line, "provider": provider_of[line["lease"]]} for line in out["lines"]]
+    drawn, back, rooms_left = _drawn(movements, firm), _refunded(movements, firm), reading.rooms(firm)
+
+    def excess(found: Mapping[str, Any], year: int) -> int:
+        lines = [{**line, "provider": provider_of[line["lease"]]} for line in found["lines"]]
         parts = refunding.shares_of(refunding.classes_of(lines), amounts)
-        short = {}
-        for year in {part.billed.year for part in parts}:
-            mine = [part for part in parts if part.billed.year == year]
-            gross = sum(part.billed.deduction_fen for part in mine)
-            net = gross - sum(part.voucher_fen for part in mine)
-            left = min(rooms_left["firm"].get(year, 0), rooms_left["pool"].get(year, 0))
-            left = min(left, reading.contract(contract)) if contract is not None else left
-            excess = net - (drawn.get(year, 0) - back.get(year, 0)) - left
-            if excess > 0:
-                short[year] = max(0, gross - -(-excess * gross // net))
-        if not short:
-            return out
+        net = sum(p.billed.deduction_fen - p.voucher_fen for p in parts if p.billed.year == year)
+        left = min(rooms_left["firm"].get(year, 0), rooms_left["pool"].get(year, 0))
+        left = min(left, reading.contract(contract)) if contract is not None else left
+        left = 0 if frozen else left
+        return net - (drawn.get(year, 0) - back.get(year, 0)) - left
+
+    def settled(year: int, room: int) -> dict[str, Any]:
         for kind in ("pool", "firm"):
-            case["rooms"][kind] |= {str(year): fen for year, fen in short.items()}
-        out = budget.settle_case(case)
+            case["rooms"][kind][str(year)] = room
+        return budget.settle_case(case)
+
+    for year in sorted({line["year"] for line in out["lines"]}):
+        fits, above = -1, sum(line["deduction_fen"] for line in out["lines"] if line["year"] == year)
+        if excess(out, year) <= 0:
+            continue
+        while above - fits > 1:  # the more is drawn the more is left net of refunds, so the largest is found by halving
+            room = (fits + above) // 2
+            fits, above = (room, above) if excess(settled(year, room), year) <= 0 else (fits, room)
+        out = settled(year, max(fits, 0))
+    return out
 
 
 def _refunded(movements: store.Movements, firm: str) -> dict[int, int]:

@@ -12,13 +12,14 @@ of REPEATABLE READ would be taken before the lock is had. The lock is let go aft
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from scheduler.schema import counters
 
@@ -100,6 +101,8 @@ class Database:
     def _drop_lead(self) -> None:
         connection, self._lead = self._lead, None
         if connection is not None:
+            with contextlib.suppress(SQLAlchemyError):  # at once, not when the server has noticed that we are gone
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LEADER_LOCK})")
             connection.invalidate()  # the session ends, and its lock with it; a pooled one would keep it
             connection.close()
 

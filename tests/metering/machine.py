@@ -146,8 +146,11 @@ class Auditor:
         return [(year, draws, fee) for (year, draws), fee in sums.items()]
 
     def deduction(self, job: Job, classes: list[tuple[int, bool, int]]) -> dict[int, int]:
-        """What each year may draw: its ceiling, or the least room, what the job holds and keeps counted as room."""
-        mine = {y: self.held.get(job.id, {}).get(y, 0) + self.due(job).get(y, 0) for y in YEAR_STARTS}
+        """What each year may draw: its ceiling, or the least room, what the job holds and has drawn counted as room.
+
+        Of a job with refunds: the most of it that, net of their share, the rooms still have.
+        """
+        mine = {y: self.held.get(job.id, {}).get(y, 0) + self.drawn.get(job.id, {}).get(y, 0) for y in YEAR_STARTS}
         stopped = self.stopped(job.firm)
         running = sum(mine.values()) + (self.left("contract", job.contract) if job.contract and not stopped else 0)
         found = {}
@@ -157,7 +160,31 @@ class Auditor:
             bounds = [mine[year] + (0 if stopped else self.left(*room)) for room in rooms]
             found[year] = min(ceiling, *bounds, *([running] if job.contract else []))
             running -= found[year]
+        for year in found if job.refunds else ():
+            found[year] = self.fitting(job, classes, found, year)
         return found
+
+    def fitting(self, job: Job, classes: list[tuple[int, bool, int]], found: dict[int, int], year: int) -> int:
+        """The most the year may draw so that what refunds do not bring back of it is there to be drawn."""
+        rooms = [
+            ("firm", job.firm, str(year)),
+            ("pool", str(year)),
+            *([("contract", job.contract)] if job.contract else []),
+        ]
+        left = 0 if self.stopped(job.firm) else min(self.left(*room) for room in rooms)
+        before, fees, drawn = self.due(job).get(year, 0), job.fees, self.drawn.get(job.id, {})
+        job.fees = classes
+
+        def fits(fen: int) -> bool:
+            self.drawn[job.id] = {**found, year: fen}
+            return fen - self.returned(job).get(year, 0) - before <= left
+
+        low, high = 0, found[year]
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        job.fees, self.drawn[job.id] = fees, drawn
+        return low
 
     def stopped(self, firm: str) -> bool:
         """Its right, or the programme, is frozen: what is promised stays, nothing new is promised."""
