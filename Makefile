@@ -3,7 +3,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench wheel-test screenshots clean
+.PHONY: help demo test check bench mutants wheel-test screenshots clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,6 +17,7 @@ help:
 	@echo "make test        run the tests"
 	@echo "make check       lint, types, import contracts, dependencies"
 	@echo "make bench       run the benchmarks"
+	@echo "make mutants     change the money core line by line and see which tests notice (docs/mutants.md)"
 	@echo "make wheel-test  build the wheel and run the contract tests against it, outside the checkout"
 
 demo: $(VENV)/.run $(JOBS)/.ready $(VENDOR)
@@ -34,6 +35,12 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+mutants: $(VENV)/.dev
+	@$(BIN)/mutmut run --max-children 1 "metering.amount*" "metering.refund*" "metering.facts*" "metering.support*" \
+		"metering.settlement*" "metering.rules*" "metering.year*" "metering.rates*" "metering.ledger*" \
+		"metering.lifecycle*" "metering.exclusion.x_choose*" "metering.review.x_sampled*"
+	@$(BIN)/mutmut results
 
 wheel-test: $(VENV)/.dev $(VENDOR)
 	@sh tests/wheel-test
