@@ -92,7 +92,7 @@ ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/clawbacks/{case:path}/acts"): DECIDE,
     ("GET", "/v1/disputes"): ZONE | PARTIES,
     ("POST", "/v1/disputes"): PARTIES,
-    ("POST", "/v1/disputes/{dispute:path}/acts"): OPERATOR | PARTIES,
+    ("POST", "/v1/disputes/{dispute:path}/acts"): PARTIES | {"operator", "reviewer"},
     ("POST", "/v1/refunds"): frozenset({"operator", "provider"}),
     ("POST", "/v1/corrections"): OPERATOR,
     ("GET", "/v1/programmes"): ALL,

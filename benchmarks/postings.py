@@ -67,7 +67,7 @@ def beside(rate: float, ceiling: float) -> dict[str, float]:
 
 
 def posted(database: Database) -> dict[int, float]:
-    """Transfers per second through metering.store.post, by transfers per commit. Firm and pool rooms in turn."""
+    """Transfers per second through metering.store.post_all, by transfers per commit. Firm and pool rooms in turn."""
     with database.write() as tx:
         for code, source, (room, _) in zip(
             (Code.OPEN_ROOM, Code.APPROPRIATE), (cap_source(), authority(YEAR)), PAIRS, strict=True
@@ -82,15 +82,15 @@ def posted(database: Database) -> dict[int, float]:
         done, began = 0, time.perf_counter()
         while time.perf_counter() - began < SECONDS:
             with database.write() as tx:
-                for number in itertools.islice(numbers, batch):
-                    debit, credit = PAIRS[number % 2]
-                    transfer = Transfer(
-                        id=f"t{number}", phase=Phase.POSTED, code=Code.DRAW, debit=debit, credit=credit, amount_fen=1
-                    )
-                    store.post(tx, transfer, NOON)
+                store.post_all(tx, [drawn(number) for number in itertools.islice(numbers, batch)], NOON)
             done += batch
         rates[batch] = done / (time.perf_counter() - began)
     return rates
+
+
+def drawn(number: int) -> Transfer:
+    debit, credit = PAIRS[number % 2]
+    return Transfer(id=f"t{number}", phase=Phase.POSTED, code=Code.DRAW, debit=debit, credit=credit, amount_fen=1)
 
 
 TABLES = (

@@ -8,7 +8,7 @@ from typing import Any
 import uuid_utils
 from sqlalchemy import Connection, select
 
-from metering import acts, store
+from metering import acts, review, store
 from metering.acts import Actor
 from metering.programme_schema import refunds, states
 from metering.schema import settlement_lines, settlements
@@ -58,7 +58,10 @@ def resolve(
     if dispute(tx, subject) is None:
         return Refusal(code="DISPUTE_UNKNOWN", facts={"dispute": subject})
     done = acts.act(tx, "dispute", subject, name, actor, now, reason=reason)
-    return done if isinstance(done, Refusal) else (dispute(tx, subject) or {})
+    if isinstance(done, Refusal):
+        return done
+    review.follow(tx, f"{review.DISPUTE}:{subject}", done, reason, now)
+    return dispute(tx, subject) or {}
 
 
 def open_on(tx: Connection, job: str) -> list[str]:

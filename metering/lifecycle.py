@@ -101,8 +101,8 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
         "dispute": {
             "open": _step("none", "opened", FIRM | PROVIDER, reason=True),
             "withdraw": _step("opened", "withdrawn", FIRM | PROVIDER),
-            "uphold": _step("opened", "upheld", OPERATOR, reason=True),
-            "dismiss": _step("opened", "dismissed", OPERATOR, reason=True),
+            "uphold": _step("opened", "upheld", OPERATOR | REVIEWER, reason=True),
+            "dismiss": _step("opened", "dismissed", OPERATOR | REVIEWER, reason=True),
         },
         # Clause 2.1.2.
         "project": {
@@ -136,7 +136,7 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
         },
         "review": {
             "open": _step("none closed", "open", PLATFORM),
-            "close": _step("open", "closed", OPERATOR | REVIEWER, reason=True),
+            "close": _step("open", "closed", OPERATOR | REVIEWER | PLATFORM, reason=True),
         },
     }
 )  # fmt: skip

@@ -32,6 +32,8 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 ANY = ("resolved", "accepted", "rejected")
+DISPUTE = "DISPUTE_OPENED"
+RESOLVES = {"upheld": "uphold", "dismissed": "dismiss"}
 
 
 def actions_for(code: str) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ def queue(tx: Connection, *, closed: bool = False) -> list[dict[str, Any]]:
 def close(
     tx: Connection, *, review: str, action: str, reason: str, actor: Actor, now: datetime
 ) -> dict[str, Any] | Refusal:
-    """The item is answered, with who, how and why on record."""
+    """The item is answered, with who, how and why on record; the dispute it tells of is resolved by the same answer."""
     row = tx.execute(select(reviews).where(reviews.c.id == review)).mappings().first()
     if row is None:
         return Refusal(code="REVIEW_UNKNOWN", facts={"review": review})
@@ -68,6 +70,13 @@ def close(
     if action not in known:
         near = difflib.get_close_matches(action, known, n=1, cutoff=0.0)[0]
         return Refusal(code="ACTION_UNKNOWN", facts={"action": action, "actions": list(known), "nearest": near})
+    if row["code"] == DISPUTE and acts.state_of(tx, "dispute", row["subject"]) == "opened":
+        if action not in RESOLVES:
+            facts = {"action": action, "actions": sorted(RESOLVES), "nearest": "dismissed"}
+            return Refusal(code="ACTION_UNKNOWN", facts=facts)
+        resolved = acts.act(tx, "dispute", row["subject"], RESOLVES[action], actor, now, reason=reason)
+        if isinstance(resolved, Refusal):
+            return resolved
     done = acts.act(tx, "review", review, "close", actor, now, reason=reason, body={"action": action})
     if isinstance(done, Refusal):
         return done
@@ -88,3 +97,11 @@ def waits(tx: Connection, review: str) -> bool:
     """True while an item of this id is open."""
     query = select(reviews.c.id).where(reviews.c.id == review, reviews.c.closed_at_ms.is_(None))
     return tx.execute(query).first() is not None
+
+
+def follow(tx: Connection, review: str, action: str, reason: str, now: datetime) -> None:
+    """What the item told of was settled elsewhere: if it still waits, it is closed with that."""
+    if waits(tx, review):
+        acts.must(tx, "review", review, "close", now, reason=reason or action, body={"action": action})
+        values = {"closed_at_ms": to_ms(now), "action": action, "reason": reason, "closed_by": acts.PLATFORM.by}
+        tx.execute(update(reviews).where(reviews.c.id == review).values(**values))

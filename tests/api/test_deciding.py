@@ -56,6 +56,8 @@ def test_the_zone_answers_a_review_with_an_action_and_a_reason(service: Service)
     page = service.client.get("/reviews?lang=en", headers=zone).text
     assert "seen" in page
     assert "dismissed" in page
+    (dispute,) = service.get("operator", "/v1/disputes").json()["items"]
+    assert dispute["state"] == "dismissed", "one answer does both"
     assert service.client.get("/reviews", headers=signed_in(service, "firm")).status_code == 404
     assert service.client.get("/reviews", follow_redirects=False).status_code == 303
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from metering import acts, clawback, clearing, correction, disputes, store
+from metering import acts, clawback, clearing, correction, disputes, review, store
 from metering.ledger import (
     clearing_room,
     firm_payable,
@@ -349,6 +349,8 @@ def test_an_open_dispute_stops_payment_and_nothing_else(office: Office) -> None:
     assert code(office.call(clearing.submit, office.platform.budget, built["id"], OPERATOR)) == "NOTHING_DUE"
     assert code(office.call(disputes.resolve, opened["id"], "dismiss", FIRM_USER, "no")) == "ACT_NOT_YOURS"
     assert office.call(disputes.resolve, opened["id"], "dismiss", OPERATOR, "logs agree")["state"] == "dismissed"
+    with office.platform.database.read() as tx:
+        assert [item["action"] for item in review.queue(tx, closed=True)] == ["dismissed"], "nobody is asked again"
     assert office.clear()
 
 

@@ -249,7 +249,7 @@ def test_an_act_of_another_role_is_refused_with_the_roles_that_may() -> None:
     )
     assert stand("review", "open", "close", role="firm") == Refusal(
         code="ACT_NOT_YOURS",
-        facts={"kind": "review", "act": "close", "role": "firm", "roles": ["operator", "reviewer"]},
+        facts={"kind": "review", "act": "close", "role": "firm", "roles": ["operator", "platform", "reviewer"]},
     )
 
 
