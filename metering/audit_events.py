@@ -25,9 +25,9 @@ from metering.event_schema import (
     usage_events,
 )
 from metering.event_streams import Standing, begin, intervals_of
+from metering.events import columns_of
 from metering.merkle import leaf_hash, root_of
 from metering.metered import Stream, disagreement
-from scheduler.clock import to_ms
 from scheduler.journal import rows
 
 Broken = tuple[str, str]
@@ -84,24 +84,9 @@ def _events(tx: Connection) -> Broken | None:
 
 def _contradicts(row: Mapping[str, Any], signed: Signed) -> str | None:
     """Which column says something else than the signed bytes."""
-    event = signed.event
     if row["raw"] != signed.raw.decode():
         return "raw is not the canonical form of what it says"
-    told = {
-        "source": event.source,
-        "event_id": event.id,
-        "kind": event.kind.value,
-        "node": event.node,
-        "boot": event.boot,
-        "allocation": event.allocation,
-        "seq": event.seq,
-        "time_ms": to_ms(event.at),
-        "monotonic_ms": event.monotonic_ms,
-        "prev_hash": event.prev_hash,
-        "hash": signed.hash,
-        "body_sha256": signed.body_sha256,
-        "key_id": event.key_id,
-    }
+    told = columns_of(signed)
     return next(
         (f"{name} is {row[name]!r}, signed was {told[name]!r}" for name in told if row[name] != told[name]), None
     )

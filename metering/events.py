@@ -299,7 +299,8 @@ def _add(tx: Connection, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
     return {(row.source, row.event_id) for row in tx.execute(statement, {"rows": json.dumps(rows)})}
 
 
-def _row(signed: Signed, received_at_ms: int, skew_ms: int | None) -> dict[str, Any]:
+def columns_of(signed: Signed) -> dict[str, Any]:
+    """What the columns of a stored event say, from its signed bytes: time_ms and monotonic_ms in milliseconds."""
     event = signed.event
     return {
         "source": event.source,
@@ -315,6 +316,12 @@ def _row(signed: Signed, received_at_ms: int, skew_ms: int | None) -> dict[str, 
         "hash": signed.hash,
         "body_sha256": signed.body_sha256,
         "key_id": event.key_id,
+    }
+
+
+def _row(signed: Signed, received_at_ms: int, skew_ms: int | None) -> dict[str, Any]:
+    return {
+        **columns_of(signed),
         "signature": signed.signature_text,
         "raw": signed.raw.decode(),
         "received_at_ms": received_at_ms,
