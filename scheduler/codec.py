@@ -11,7 +11,7 @@ import enum
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -34,6 +34,8 @@ class SnapshotError(ValueError):
 
 def encode(value: Any) -> Any:
     """JSON values of a dataclass, enum, datetime, tuple or mapping."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [encode(v) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -42,8 +44,6 @@ def encode(value: Any) -> Any:
         return timestamp(value)
     if isinstance(value, Mapping):
         return {str(k): encode(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [encode(v) for v in value]
     return value
 
 

@@ -2,57 +2,157 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.job import FirmId
+from scheduler.lease import LeaseId
 from scheduler.node import Node, NodeId, PoolId
+from scheduler.snapshot import RunningLease
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+WHOLE = 1000  # thousandths of a device
+UNKNOWN = 1 << 60  # CPU or memory of a node that nobody has told: not checked
+NOBODY, SEVERAL = 0, -1  # tenants of a device
+_stamps = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NodeColumns:
-    """Row i is one node in every array. rows: per pool, its rows in ascending order (= ascending id).
+    """Row i is one node in every array; column j of the two-dimensional ones is its j-th device.
 
-    size: devices; free: devices no lease holds; usable: schedulable.
+    rows: per pool, its rows in ascending order (= ascending id). size: devices. free: thousandths of each device that no
+    lease holds, 0 beyond the last device, below 0 where leases overlap. cpu, memory: free milli-cores and bytes.
+    tenant: NOBODY, the number of the one firm whose shares are on it, or SEVERAL. usable: schedulable.
+    stamp: a number that no other content of this row has had, so that what was worked out from it can be kept.
+    shared: leases of shares by device. devices_at: where each device is.
     """
 
     ids: tuple[NodeId, ...]
     row_of: Mapping[NodeId, int]
     rows: Mapping[PoolId, Ints]
+    pool_of: tuple[PoolId, ...]
+    devices: tuple[tuple[str, ...], ...]
     size: Ints
-    free: Ints
+    free: npt.NDArray[np.int32]
+    cpu: Ints
+    memory: Ints
+    tenant: npt.NDArray[np.int32]
     usable: Flags
+    stamp: Ints
+    firms: dict[FirmId, int]
+    shared: Mapping[tuple[int, int], frozenset[tuple[LeaseId, FirmId]]]
 
-    def with_free(self, changed: Mapping[NodeId, int]) -> NodeColumns:
-        """The same nodes with these free counts; the arrays of this one are left as they are."""
-        free = self.free.copy()
-        for node, count in changed.items():
-            free[self.row_of[node]] = count
-        return replace(self, free=free)
+    def copy(self, shared: Mapping[tuple[int, int], frozenset[tuple[LeaseId, FirmId]]] | None = None) -> NodeColumns:
+        """The same content (with these shared, if given), whose arrays of what is free may be written."""
+        return NodeColumns(
+            self.ids, self.row_of, self.rows, self.pool_of, self.devices, self.size, self.free.copy(), self.cpu.copy(),
+            self.memory.copy(), self.tenant.copy(), self.usable, self.stamp.copy(), self.firms,
+            self.shared if shared is None else shared,
+        )  # fmt: skip
+
+    def whole(self, rows: Ints | slice) -> Ints:
+        """Wholly free devices of each of these rows."""
+        found: Ints = (self.free[rows] == WHOLE).sum(axis=1)
+        return found
+
+    def firm(self, firm: FirmId) -> int:
+        """The firm's number here, from 1."""
+        return self.firms.setdefault(firm, len(self.firms) + 1)
+
+    def take(self, row: int, places: Iterable[int], share: int, cpu: int, memory: int, firm: FirmId) -> None:
+        """Devices `places` of a row lose `share`, the row its CPU and memory. The arrays are written: only on a copy."""
+        for place in places:
+            self.free[row, place] -= share
+            if share < WHOLE:
+                self.tenant[row, place] = self.firm(firm)
+        self.cpu[row] -= cpu
+        self.memory[row] -= memory
+        self.stamp[row] = next(_stamps)
 
 
-def columns_of(nodes: Iterable[Node], taken: Mapping[NodeId, frozenset[str]]) -> NodeColumns:
-    """Columns of these nodes, less the devices taken."""
+def columns_of(nodes: Iterable[Node], leases: Iterable[RunningLease]) -> NodeColumns:
+    """Columns of these nodes, less what the leases hold. Unknown CPU or memory counts as UNKNOWN."""
     found = sorted(nodes, key=lambda node: node.id)
     pools: dict[PoolId, list[int]] = {}
     for row, node in enumerate(found):
         pools.setdefault(node.pool, []).append(row)
-    return NodeColumns(
+    size = np.array([len(node.devices) for node in found], dtype=np.int64)
+    width = int(size.max()) if len(found) else 0
+    free = np.where(np.arange(width)[None, :] < size[:, None], WHOLE, 0).astype(np.int32)
+    columns = NodeColumns(
         ids=tuple(node.id for node in found),
         row_of={node.id: row for row, node in enumerate(found)},
         rows={pool: np.array(rows, dtype=np.int64) for pool, rows in pools.items()},
-        size=np.array([len(node.devices) for node in found], dtype=np.int64),
-        free=np.array([free_count(node, taken) for node in found], dtype=np.int64),
+        pool_of=tuple(node.pool for node in found),
+        devices=tuple(node.devices for node in found),
+        size=size,
+        free=free,
+        cpu=np.array([UNKNOWN if n.cpu_milli is None else n.cpu_milli for n in found], dtype=np.int64),
+        memory=np.array([UNKNOWN if n.memory_bytes is None else n.memory_bytes for n in found], dtype=np.int64),
+        tenant=np.zeros_like(free),
         usable=np.array([node.schedulable for node in found], dtype=np.bool_),
+        stamp=np.array([next(_stamps) for _ in found], dtype=np.int64),
+        firms={},
+        shared={},
     )
+    return with_leases(columns, (), leases)
 
 
-def free_count(node: Node, taken: Mapping[NodeId, frozenset[str]]) -> int:
-    """Devices of the node that no lease holds. A lease may hold a device the node no longer reports."""
-    held = taken.get(node.id)
-    return sum(1 for device in node.devices if device not in held) if held else len(node.devices)
+def with_leases(columns: NodeColumns, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> NodeColumns:
+    """Columns after leases have gone and others have come; those given are left as they are.
+
+    A lease may hold devices that its node no longer reports and nodes that are not known: these count for nothing.
+    """
+    shared = dict(columns.shared)
+    after = columns.copy(shared)
+    touched: set[tuple[int, int]] = set()
+    for sign, leases in ((1, gone), (-1, come)):
+        for lease in leases:
+            for member in lease.members:
+                row = after.row_of.get(member.node)
+                if row is None:
+                    continue
+                devices = after.devices[row]
+                for device in set(member.devices):
+                    place = _place_of(devices, device)
+                    if place is None:
+                        continue
+                    after.free[row, place] += sign * lease.share_permille
+                    if lease.share_permille < WHOLE:
+                        key, holder = (row, place), frozenset([(lease.id, lease.firm)])
+                        touched.add(key)
+                        shared[key] = (
+                            shared.get(key, frozenset()) - holder if sign > 0 else shared.get(key, frozenset()) | holder
+                        )
+                after.cpu[row] += sign * lease.cpu_milli
+                after.memory[row] += sign * lease.memory_bytes
+                after.stamp[row] = next(_stamps)
+    for row, place in touched:
+        firms = {firm for _, firm in shared[row, place]}
+        after.tenant[row, place] = SEVERAL if len(firms) > 1 else after.firm(firms.pop()) if firms else NOBODY
+        if not shared[row, place]:
+            del shared[row, place]
+    return after
+
+
+def _place_of(devices: tuple[str, ...], device: str) -> int | None:
+    try:
+        return devices.index(device)
+    except ValueError:
+        return None
+
+
+def restamped(columns: NodeColumns, open_: Mapping[NodeId, bool]) -> NodeColumns:
+    """The columns after these nodes have opened (True) or closed."""
+    after, usable = columns.copy(), columns.usable.copy()
+    for name, value in open_.items():
+        row = after.row_of[name]
+        usable[row] = value
+        after.stamp[row] = next(_stamps)
+    return replace(after, usable=usable)

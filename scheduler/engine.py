@@ -1,26 +1,41 @@
 """Engine: `step(state, changes, policy) -> (state, Plan)`. The state is what is known; a plan is made from all of it. Pure.
 
 Folding any sequence of changes equals planning the final snapshot: every table is keyed, every choice is ordered by
-value and id, and nothing depends on the order in which facts arrived.
+value and id, and nothing depends on the order in which facts arrived. A step costs what changed, not what is known: tables
+are persistent maps, columns are copied arrays, and scores are kept for nodes that did not change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from scheduler.columns import NodeColumns, columns_of, free_count
+from immutables import Map
+
+from scheduler.columns import NodeColumns, columns_of, restamped, with_leases
 from scheduler.decision import decide
 from scheduler.job import FirmId, JobId
 from scheduler.lease import LeaseId
 from scheduler.node import Node, NodeId, Pool, PoolId
 from scheduler.plan import Plan
 from scheduler.policy import Policy
-from scheduler.snapshot import QueueQuota, RunningLease, Snapshot, Terms, WaitingJob
+from scheduler.snapshot import (
+    Link,
+    Maintenance,
+    MixShape,
+    QueueQuota,
+    RunningLease,
+    Snapshot,
+    Terms,
+    Throughput,
+    WaitingJob,
+)
+from scheduler.waiting import NONE_WAITING, Registry, WaitingColumns
+from scheduler.zone import Zone
 
-Value = Pool | Node | WaitingJob | RunningLease | Terms | QueueQuota
+Value = Pool | Node | WaitingJob | RunningLease | Terms | QueueQuota | Throughput | Maintenance | Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +61,39 @@ class Clock:
     version: int
 
 
-Change = Set | Remove | Clock
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The recent mix of requests, and how many running members a plan may move, are so from now on."""
+
+    mix: tuple[MixShape, ...] = ()
+    migrations: int = 0
+
+
+Change = Set | Remove | Clock | Outlook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Everything known. Tables are keyed by id; `taken` and `columns` follow from them."""
+    """Everything known. Tables are keyed by id; columns, waiting and zone follow from them, used counts devices by queue."""
 
     now: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     version: int = 0
-    pools: Mapping[PoolId, Pool] = field(default_factory=dict)
-    nodes: Mapping[NodeId, Node] = field(default_factory=dict)
-    jobs: Mapping[JobId, WaitingJob] = field(default_factory=dict)
-    leases: Mapping[LeaseId, RunningLease] = field(default_factory=dict)
-    terms: Mapping[tuple[FirmId, PoolId], Terms] = field(default_factory=dict)
-    queues: Mapping[str, QueueQuota] = field(default_factory=dict)
-    taken: Mapping[NodeId, frozenset[str]] = field(default_factory=dict)
-    columns: NodeColumns = field(default_factory=lambda: columns_of((), {}))
+    pools: Mapping[PoolId, Pool] = field(default_factory=Map)
+    nodes: Mapping[NodeId, Node] = field(default_factory=Map)
+    jobs: Mapping[JobId, WaitingJob] = field(default_factory=Map)
+    leases: Mapping[LeaseId, RunningLease] = field(default_factory=Map)
+    terms: Mapping[tuple[FirmId, PoolId], Terms] = field(default_factory=Map)
+    queues: Mapping[str, QueueQuota] = field(default_factory=Map)
+    throughputs: Mapping[tuple[str, str, int], Throughput] = field(default_factory=Map)
+    maintenance: Mapping[str, Maintenance] = field(default_factory=Map)
+    links: Mapping[tuple[str, str], Link] = field(default_factory=Map)
+    mix: tuple[MixShape, ...] = ()
+    migrations: int = 0
+    columns: NodeColumns = field(default_factory=lambda: columns_of((), ()), compare=False)
+    waiting: WaitingColumns = field(default=NONE_WAITING, compare=False)
+    registry: Registry = field(default_factory=Registry, compare=False, repr=False)
+    zone: Zone | None = field(default=None, compare=False, repr=False)
+    used: Mapping[str, int] = field(default_factory=Map, compare=False)
 
 
 EMPTY = State()
@@ -73,7 +104,11 @@ _TABLES: Mapping[type[Any], str] = {
     RunningLease: "leases",
     Terms: "terms",
     QueueQuota: "queues",
+    Throughput: "throughputs",
+    Maintenance: "maintenance",
+    Link: "links",
 }
+_FIELDS = tuple(State.__dataclass_fields__)
 
 
 def step(state: State, changes: Iterable[Change], policy: Policy) -> tuple[State, Plan]:
@@ -84,57 +119,103 @@ def step(state: State, changes: Iterable[Change], policy: Policy) -> tuple[State
 
 
 def apply(state: State, changes: Iterable[Change]) -> State:
-    """The state with the changes; only tables that change are copied."""
-    tables: dict[str, dict[Any, Any]] = {}
+    """The state with the changes; what does not change is shared with the state given."""
     values: dict[str, Any] = {}
+    mutations: dict[type[Any], Any] = {}
+    gone: list[RunningLease] = []
+    come: dict[LeaseId, RunningLease] = {}
+    jobs: set[JobId] = set()
+    before_nodes = state.nodes
 
-    def table(kind: type[Any]) -> dict[Any, Any]:
-        name = _TABLES[kind]
-        if name not in tables:
-            tables[name] = dict(getattr(state, name))
-        return tables[name]
+    def table(kind: type[Any]) -> Any:
+        found = mutations.get(kind)
+        if found is None:
+            found = mutations[kind] = getattr(state, _TABLES[kind]).mutate()
+        return found
 
-    touched: set[NodeId] = set()
     for change in changes:
-        match change:
-            case Clock():
-                values |= {"now": change.now, "version": change.version}
-            case Set():
-                value = change.value
-                if isinstance(value, RunningLease):
-                    touched |= _nodes_of(table(RunningLease).get(value.id)) | _nodes_of(value)
-                table(type(value))[_key(value)] = value
-            case Remove():
-                gone = table(change.kind).pop(change.key, None)
-                if change.kind is RunningLease:
-                    touched |= _nodes_of(gone)
-    values |= tables
-    after = replace(state, **values)
-    return _derive(state, after, touched, nodes_changed="nodes" in tables)
+        if isinstance(change, Set):
+            value = change.value
+            kind = type(value)
+            rows = table(kind)
+            if kind is RunningLease:
+                _replaced(rows, value.id, gone, come)  # type: ignore[union-attr]
+                come[value.id] = value  # type: ignore[union-attr,index,assignment]
+            elif kind is WaitingJob:
+                jobs.add(value.id)  # type: ignore[union-attr,arg-type]
+            rows[_key(value)] = value
+        elif isinstance(change, Remove):
+            rows = table(change.kind)
+            if change.kind is RunningLease:
+                _replaced(rows, change.key, gone, come)
+            elif change.kind is WaitingJob:
+                jobs.add(change.key)
+            rows.pop(change.key, None)
+        elif isinstance(change, Clock):
+            values["now"], values["version"] = change.now, change.version
+        else:
+            values["mix"], values["migrations"] = change.mix, change.migrations
+    for kind, mutation in mutations.items():
+        values[_TABLES[kind]] = mutation.finish()
+    if jobs:
+        values["waiting"] = state.waiting.changed(values["jobs"], jobs, state.registry)
+    if gone or come:
+        values["used"] = _used(state.used, gone, come.values())
+    if Node in mutations:
+        values |= _with_nodes(state, before_nodes, values, gone, come.values())
+    elif gone or come:
+        values["columns"] = with_leases(state.columns, gone, come.values())
+    if Pool in mutations or (Node in mutations and "zone" not in values):
+        columns = values.get("columns", state.columns)
+        values["zone"] = Zone(values.get("pools", state.pools), values.get("nodes", state.nodes), columns)
+    return State(**{name: values[name] if name in values else getattr(state, name) for name in _FIELDS})
 
 
-def _derive(before: State, after: State, touched: set[NodeId], *, nodes_changed: bool) -> State:
-    taken = before.taken
-    if touched:
-        fresh: dict[NodeId, set[str]] = {node: set() for node in touched}
-        for lease in after.leases.values():
-            for member in lease.members:
-                if member.node in fresh:
-                    fresh[member.node] |= set(member.devices)
-        taken = {n: d for n, d in before.taken.items() if n not in touched}
-        taken |= {node: frozenset(held) for node, held in fresh.items() if held}
-    if nodes_changed:
-        columns = columns_of(after.nodes.values(), taken)
-    elif touched:
-        known = {node: free_count(after.nodes[node], taken) for node in touched if node in after.nodes}
-        columns = before.columns.with_free(known)
-    else:
-        columns = before.columns
-    return replace(after, taken=taken, columns=columns)
+def _replaced(rows: Any, key: Any, gone: list[RunningLease], come: dict[LeaseId, RunningLease]) -> None:
+    """The lease of this key no longer holds what it held: before these changes, or by one of them."""
+    if key in come:
+        del come[key]
+    elif (old := rows.get(key)) is not None:
+        gone.append(old)
 
 
-def _nodes_of(lease: RunningLease | None) -> set[NodeId]:
-    return {member.node for member in lease.members} if lease else set()
+def _with_nodes(
+    state: State,
+    before: Mapping[NodeId, Node],
+    values: Mapping[str, Any],
+    gone: list[RunningLease],
+    come: Iterable[RunningLease],
+) -> dict[str, Any]:
+    """New columns. Nodes that only opened or closed keep their rows and the zone; any other change makes both anew."""
+    after: Mapping[NodeId, Node] = values["nodes"]
+    if len(after) == len(before):
+        changed = {name: node for name, node in after.items() if before.get(name) is not node}
+        if all(_same_but_open(before.get(name), node) for name, node in changed.items()):
+            columns = with_leases(state.columns, gone, come)
+            zone = {"zone": state.zone} if state.zone is not None else {}
+            return {"columns": restamped(columns, {n: node.schedulable for n, node in changed.items()}), **zone}
+    leases: Mapping[LeaseId, RunningLease] = values.get("leases", state.leases)
+    return {"columns": columns_of(after.values(), leases.values())}
+
+
+def _same_but_open(before: Node | None, after: Node) -> bool:
+    if before is None:
+        return False
+    return (before.pool, before.devices, before.cpu_milli, before.memory_bytes, before.rack, before.links) == (
+        after.pool, after.devices, after.cpu_milli, after.memory_bytes, after.rack, after.links,
+    )  # fmt: skip
+
+
+def _used(used: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> Any:
+    after = used.mutate()
+    for sign, leases in ((-1, gone), (1, come)):
+        for lease in leases:
+            total = after.get(lease.queue, 0) + sign * sum(len(member.devices) for member in lease.members)
+            if total:
+                after[lease.queue] = total
+            else:
+                after.pop(lease.queue, None)
+    return after.finish()
 
 
 def _key(value: Value) -> Any:
@@ -143,6 +224,10 @@ def _key(value: Value) -> Any:
             return (value.firm, value.pool)
         case QueueQuota():
             return value.name
+        case Throughput():
+            return (value.workload, value.model, value.devices)
+        case Link():
+            return (min(value.a, value.b), max(value.a, value.b))
         case _:
             return value.id
 
@@ -156,5 +241,13 @@ def changes_of(snapshot: Snapshot) -> tuple[Change, ...]:
         *snapshot.leases,
         *snapshot.terms,
         *snapshot.queues,
+        *snapshot.throughputs,
+        *snapshot.maintenance,
+        *snapshot.links,
     )
-    return (Clock(snapshot.now, snapshot.version), *(Set(value) for value in values))
+    mix = tuple(sorted(snapshot.mix, key=repr))
+    return (
+        Clock(snapshot.now, snapshot.version),
+        Outlook(mix, snapshot.migrations),
+        *(Set(value) for value in values),
+    )

@@ -34,7 +34,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A host. devices: uuids in index order. schedulable: false while cordoned, drained or silent."""
+    """A host. devices: uuids in index order. schedulable: false while cordoned, drained or silent.
+
+    cpu_milli, memory_bytes: None = unknown, and then not checked. links: per device, the number of its fast-link group
+    (NVLink, HCCS); () = one group.
+    """
 
     id: NodeId
     pool: PoolId
@@ -43,3 +47,4 @@ class Node:
     memory_bytes: int | None = None
     rack: str | None = None
     schedulable: bool = True
+    links: tuple[int, ...] = ()

@@ -6,15 +6,18 @@ wait    devices must free up, or earlier jobs go first
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from scheduler.columns import Ints
-from scheduler.node import Pool, PoolId
+from scheduler.clock import from_ms
+from scheduler.node import PoolId
 from scheduler.plan import Candidate, NodeCount, Pending, PendingKind, Remedy
+from scheduler.shape import WHOLE, least_nodes
 from scheduler.snapshot import WaitingJob
+from scheduler.workspace import Workspace
+from scheduler.zone import Way, matches, runs_on
 
 if TYPE_CHECKING:
     from scheduler.engine import State
@@ -22,31 +25,38 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Reasons:
-    """Writes pending records for one plan; what many jobs share is worked out once."""
+    """Writes pending records for one plan, as things stand when it is made; what many jobs share is worked out once."""
 
     state: State
-    _starts: dict[tuple[PoolId, int, int], datetime | None] = field(default_factory=dict)
+    work: Workspace
     _counts: dict[object, tuple[NodeCount, ...]] = field(default_factory=dict)
     _behind: dict[object, tuple[str, int, int, tuple[Remedy, ...]]] = field(default_factory=dict)
+    _ends: dict[PoolId, datetime] | None = None
+
+    def gate(self, job: WaitingJob) -> Pending:
+        """Something else must happen first: another job must end, or somebody must let it go."""
+        assert job.gate is not None, "asked for a job that waits at a gate"
+        kind = PendingKind.POLICY if job.gate.code == "HELD" else PendingKind.WAIT
+        return self._pending(
+            job, job.gate.code, kind, ", ".join(job.gate.on) or _asked(job), needed=None, available=None
+        )
 
     def never(self, job: WaitingJob) -> Pending:
         """No pool could run it even when empty: the model is not listed, a node is too small, or too few are."""
-        from scheduler.decision import matches, runs_on
-
-        state, request = self.state, job.request
+        state, request, nodes = self.state, job.request, least_nodes(job)
         matching = [(a, pool) for a in request.alternatives for pool in state.pools.values() if matches(a, pool)]
         runnable = [(a, pool) for a, pool in matching if runs_on(job.stacks, pool)]
         least = min(a.count for a in request.alternatives)
         if not matching:
-            code, needed, available = "NO_MATCHING_POOL", least * job.nodes, 0
+            code, needed, available = "NO_MATCHING_POOL", least * nodes, 0
         elif not runnable:
-            code, needed, available = "NO_VARIANT_FOR_CHIP", least * job.nodes, 0
+            code, needed, available = "NO_VARIANT_FOR_CHIP", least * nodes, 0
         else:
             largest = max((self._largest(pool.id) for _, pool in runnable), default=0)
             if largest < least:
                 code, needed, available = "EXCEEDS_LARGEST_NODE", least, largest
             else:
-                code, needed = "EXCEEDS_POOL", job.nodes
+                code, needed = "EXCEEDS_POOL", nodes
                 available = max(self._nodes_of_size(pool.id, a.count) for a, pool in runnable)
         return self._pending(
             job,
@@ -71,11 +81,13 @@ class Reasons:
             remedies=(remedy,),
         )
 
-    def quota_exhausted(self, job: WaitingJob, limit: int, used: int, needed: int) -> Pending:
+    def quota_exhausted(self, job: WaitingJob, left: int, needed: int) -> Pending:
         """Its queue holds what it may; another of its jobs must end, or the quota be raised."""
+        quota = self.state.queues.get(job.queue)
+        facts = {"queue": job.queue, "nominal": quota.nominal_devices if quota else None}
         return self._pending(
-            job, "QUOTA_EXHAUSTED", PendingKind.POLICY, f"queue {job.queue}", needed=needed, available=max(0, limit - used),
-            remedies=(Remedy(code="RAISE_QUOTA", facts={"queue": job.queue, "nominal": limit}),),
+            job, "QUOTA_EXHAUSTED", PendingKind.POLICY, f"queue {job.queue}", needed=needed, available=left,
+            remedies=(Remedy(code="RAISE_QUOTA", facts=facts),),
         )  # fmt: skip
 
     def too_dear(self, job: WaitingJob, candidates: Sequence[Candidate]) -> Pending:
@@ -87,51 +99,51 @@ class Reasons:
             available=job.money.max_net_fen, remedies=(remedy,),
         )  # fmt: skip
 
-    def busy(
-        self, job: WaitingJob, candidates: Sequence[Candidate], free: Ints, *, blocked: Collection[PoolId]
-    ) -> Pending:
+    def busy(self, job: WaitingJob, ways: Sequence[Way]) -> Pending:
         """It is first in line for these pools and fits when something ends."""
-        counts = {PoolId(c.pool): job.request.alternatives[c.alternative].count for c in candidates}
-        columns = self.state.columns
-        available = most_nodes = usable = 0
-        for pool, count in sorted(counts.items()):
-            rows = columns.rows[pool]
+        work, nodes = self.work, least_nodes(job)
+        columns = work.columns
+        available = most_nodes = usable = fitting = 0
+        for way in ways:
+            rows = work.zone.rows[way.number]
             ready = columns.usable[rows]
-            usable += int((ready & (columns.size[rows] >= count)).sum())
-            available = max(available, int(free[rows][ready].sum()))
-            most_nodes = max(most_nodes, int(((free[rows] >= count) & ready).sum()))
-        needed = min(counts.values()) * job.nodes
-        if usable < job.nodes:
+            usable += int((ready & (columns.size[rows] >= way.shape.count)).sum())
+            whole = columns.whole(rows)
+            available = max(available, int(whole[ready].sum()))
+            most_nodes = max(most_nodes, int(((whole >= way.shape.count) & ready).sum()))
+            score, _ = work.score((way,), job)
+            fitting = max(fitting, int((score[rows] > float("-inf")).sum()))
+        needed = min(way.shape.count for way in ways) * nodes
+        if usable < nodes:
             code = "NODES_UNSCHEDULABLE"
-        elif available >= needed and most_nodes < job.nodes:
+        elif fitting >= nodes and job.request.topology_required is not None:
+            code = "TOPOLOGY_REQUIRED"
+        elif job.share_permille >= WHOLE and most_nodes >= nodes:
+            code = "RESERVED" if self._closed(ways, nodes) else "INSUFFICIENT_CPU_OR_MEMORY"
+        elif job.share_permille >= WHOLE and available >= needed:
             code = "FRAGMENTED"
         else:
             code = "INSUFFICIENT_FREE_DEVICES"
-        starts = [self._start(pool, count, job.nodes) for pool, count in sorted(counts.items())]
-        known = [start for start in starts if start is not None]
-        remedies = (*self._other_models(job, blocked), Remedy(code="WAIT"))
+        remedies = (*self._other_models(job), Remedy(code="WAIT"))
         return self._pending(
-            job, code, PendingKind.WAIT, ", ".join(sorted(counts)), needed=needed, available=available,
-            earliest=min(known) if known else None, position=1, remedies=remedies,
+            job, code, PendingKind.WAIT, ", ".join(sorted({w.pool.id for w in ways})), needed=needed, available=available,
+            earliest=self._start(job, ways), position=1, remedies=remedies,
         )  # fmt: skip
 
-    def behind(
-        self, job: WaitingJob, ways: Sequence[tuple[int, Pool]], ahead: int, blocked: Collection[PoolId]
-    ) -> Pending:
+    def behind(self, job: WaitingJob, ways: Sequence[Way], ahead: int) -> Pending:
         """`ahead` jobs wait for the same devices and go first. What is alike for alike jobs is worked out once."""
-        key = (job.request.alternatives, job.stacks, job.nodes)
+        key = (job.request, job.stacks, job.nodes, job.min_nodes, tuple(way.number for way in ways))
         if key not in self._behind:
-            counts = {pool.id: job.request.alternatives[index].count for index, pool in ways}
-            columns = self.state.columns
-            free = [int(columns.free[columns.rows[p]][columns.usable[columns.rows[p]]].sum()) for p in sorted(counts)]
+            columns, rows = self.work.columns, self.work.zone.rows
+            free = [int(columns.whole(rows[w.number])[columns.usable[rows[w.number]]].sum()) for w in ways]
             self._behind[key] = (
-                ", ".join(sorted(counts)), min(counts.values()) * job.nodes, max(free),
-                (*self._other_models(job, blocked), Remedy(code="WAIT")),
+                ", ".join(sorted({w.pool.id for w in ways})), min(w.shape.count for w in ways) * least_nodes(job), max(free),
+                (*self._other_models(job), Remedy(code="WAIT")),
             )  # fmt: skip
         scope, needed, available, remedies = self._behind[key]
         return self._pending(
             job, "BEHIND_EARLIER_JOB", PendingKind.WAIT, scope, needed=needed, available=available, position=ahead + 1,
-            remedies=remedies,
+            remedies=remedies, earliest=self._booked(job),
         )  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------------
@@ -170,9 +182,7 @@ class Reasons:
         return self._counts[key]
 
     def _count(self, job: WaitingJob) -> tuple[NodeCount, ...]:
-        from scheduler.decision import matches, runs_on
-
-        columns = self.state.columns
+        columns = self.work.columns
         total = len(columns.ids)
         found: dict[str, int] = {}
         until: datetime | None = None
@@ -190,67 +200,81 @@ class Reasons:
             ready = columns.usable[rows]
             _add(found, "NODE_TOO_SMALL", int((~large).sum()))
             _add(found, "NODE_UNSCHEDULABLE", int((large & ~ready).sum()))
-            busy = int((large & ready & (columns.free[rows] < count)).sum())
+            busy = int((large & ready & (columns.whole(rows) < count)).sum())
             _add(found, "NODE_BUSY", busy)
             if busy:
-                ends = [x.ends_by for x in self.state.leases.values() if x.pool == pool_id]
-                until = min([*ends, *([until] if until else [])], default=None)
+                until = min([end for end in (self._first_end(pool_id), until) if end], default=None)
         order = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         return tuple(
             NodeCount(code=code, n=n, m=total, until=until if code == "NODE_BUSY" else None) for code, n in order if n
         )
 
-    def _start(self, pool: PoolId, count: int, nodes: int) -> datetime | None:
-        """When enough nodes are free if every lease runs to its limit and nothing else starts; None if never."""
-        key = (pool, count, nodes)
-        if key not in self._starts:
-            self._starts[key] = self._earliest(pool, count, nodes)
-        return self._starts[key]
+    def _first_end(self, pool: PoolId) -> datetime | None:
+        if self._ends is None:
+            self._ends = {}
+            for lease in self.state.leases.values():
+                self._ends[lease.pool] = min(self._ends.get(lease.pool, lease.ends_by), lease.ends_by)
+        return self._ends.get(pool)
 
-    def _earliest(self, pool: PoolId, count: int, nodes: int) -> datetime | None:
-        columns = self.state.columns
-        rows = columns.rows[pool]
-        free = {columns.ids[int(r)]: int(columns.free[int(r)]) for r in rows if columns.usable[int(r)]}
-        ready = sum(1 for have in free.values() if have >= count)
-        if ready >= nodes:
-            return self.state.now
-        leases = sorted((x for x in self.state.leases.values() if x.pool == pool), key=lambda x: (x.ends_by, x.id))
-        for lease in leases:
-            for member in lease.members:
-                if member.node in free:
-                    before = free[member.node]
-                    free[member.node] = before + len(member.devices)
-                    ready += before < count <= free[member.node]
-            if ready >= nodes:
-                return max(lease.ends_by, self.state.now)
-        return None
+    def _booked(self, job: WaitingJob) -> datetime | None:
+        start = self.work.bookings.get(job.id)
+        return None if start is None else from_ms(start)
 
-    def _other_models(self, job: WaitingJob, blocked: Collection[PoolId] = ()) -> tuple[Remedy, ...]:
+    def _start(self, job: WaitingJob, ways: Sequence[Way]) -> datetime | None:
+        """Its reservation; else when enough nodes are free if every lease runs to its limit and nothing else starts."""
+        if job.id in self.work.bookings:
+            return self._booked(job)
+        found = [
+            self.work.timeline(way.number).earliest(
+                way.shape.count, least_nodes(job), self.work.now_ms, max(1, job.time_limit_ms)
+            )
+            for way in ways
+            if way.shape.count and way.shape.share >= WHOLE
+        ]
+        starts = [one[0] for one in found if one is not None]
+        return from_ms(min(starts)) if starts else None
+
+    def _closed(self, ways: Sequence[Way], nodes: int) -> bool:
+        """Enough nodes are free, but reserved or under maintenance before the job could end."""
+        closing = self.work.closing
+        if closing is None:
+            return False
+        for way in ways:
+            rows = self.work.zone.rows[way.number]
+            able = self.work.packing.scores(way.shape, self.work.columns, self.work.zone.mask([way.number])).score[rows]
+            if int((able > float("-inf")).sum()) >= nodes:
+                return True
+        return False
+
+    def _other_models(self, job: WaitingJob) -> tuple[Remedy, ...]:
         """Pools of other models that would fit the job now: accept one of them and start."""
-        from scheduler.decision import matches, runs_on
-
-        columns = self.state.columns
+        columns = self.work.columns
         count = min(a.count for a in job.request.alternatives)
         found = []
         for pool_id in sorted(self.state.pools):
             pool = self.state.pools[pool_id]
             asked = any(matches(a, pool) for a in job.request.alternatives)
             rows = columns.rows.get(pool_id)
-            if asked or rows is None or pool_id in blocked or not runs_on(job.stacks, pool):
+            if (
+                asked
+                or rows is None
+                or self.work.blocked.get(self.work.zone.numbers[pool_id])
+                or not runs_on(job.stacks, pool)
+            ):
                 continue
-            if int(((columns.free[rows] >= count) & columns.usable[rows]).sum()) >= job.nodes:
+            if int(((columns.whole(rows) >= count) & columns.usable[rows]).sum()) >= least_nodes(job):
                 facts: dict[str, Any] = {"model": pool.model, "pool": pool_id, "count": count}
                 facts["price_fen_per_device_hour"] = pool.price_fen_per_device_hour
                 found.append(Remedy(code="ACCEPT_MODEL", facts=facts))
         return tuple(found[:3])
 
     def _largest(self, pool: PoolId) -> int:
-        rows = self.state.columns.rows.get(pool)
-        return int(self.state.columns.size[rows].max()) if rows is not None and len(rows) else 0
+        rows = self.work.columns.rows.get(pool)
+        return int(self.work.columns.size[rows].max()) if rows is not None and len(rows) else 0
 
     def _nodes_of_size(self, pool: PoolId, count: int) -> int:
-        rows = self.state.columns.rows.get(pool)
-        return int((self.state.columns.size[rows] >= count).sum()) if rows is not None else 0
+        rows = self.work.columns.rows.get(pool)
+        return int((self.work.columns.size[rows] >= count).sum()) if rows is not None else 0
 
 
 def _add(found: dict[str, int], code: str, n: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from scheduler.job import FirmId, JobId
-from scheduler.lease import LeaseId, Placement
+from scheduler.lease import LeaseId, Member, Placement
 
 
 class PendingKind(enum.StrEnum):
@@ -92,11 +92,39 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preempt:
+    """Stop this lease so that `by` may start; its job waits again. cost_device_ms: work since its last checkpoint, lost.
+
+    code: PRIORITY, RECLAIM (its queue holds what another lent), ROUND (its turn is over).
+    """
+
+    lease: LeaseId
+    job: JobId
+    code: str
+    by: JobId | None = None
+    cost_device_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """Move one member of a running lease to other devices, so that something larger fits where it was."""
+
+    lease: LeaseId
+    rank: int
+    to: Member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """launches in the order they were decided, waits in queue order; every waiting job is in exactly one of them."""
+    """launches in the order they were decided, waits in queue order; every waiting job is in exactly one of them.
+
+    preempts and migrations come before the launches, which count on them.
+    """
 
     based_on: int
     now: datetime
     policy: str
     launches: tuple[Launch, ...] = ()
-    waits: tuple[Wait, ...] = ()
+    waits: Sequence[Wait] = ()
+    preempts: tuple[Preempt, ...] = ()
+    migrations: tuple[Migration, ...] = ()

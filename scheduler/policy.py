@@ -27,9 +27,14 @@ class JobColumns:
 
 
 class Policy(Protocol):
-    """Pure and total: same input, same answer; ties end at the job's id, so that any two jobs are ordered."""
+    """Pure and total: same input, same answer; ties end at the job's id, so that any two jobs are ordered.
+
+    backfill 1 is EASY, a large number conservative. fair: within a priority; the order then holds within each queue.
+    """
 
     name: str
+    backfill: int  # how many jobs that wait in a pool have a reservation there; 0: nobody overtakes
+    fair: bool  # queues take turns by what they use for each unit of weight
 
     def order(self, jobs: JobColumns, now_ms: int) -> Ints:
         """Row numbers, first served first; a permutation of all rows."""

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import types
 import typing
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -55,7 +56,7 @@ def _of(kind: Any) -> Schema:
     if origin in (types.UnionType, typing.Union):
         inner = [k for k in typing.get_args(kind) if k is not type(None)]
         return {"anyOf": [_of(inner[0]), {"type": "null"}]}
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return {"type": "array", "items": _of(typing.get_args(kind)[0])}
     if dataclasses.is_dataclass(kind):
         return _object(kind)

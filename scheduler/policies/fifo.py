@@ -13,6 +13,8 @@ from scheduler.snapshot import WaitingJob
 
 class Fifo:
     name = "fifo"
+    backfill = 0
+    fair = False
 
     def order(self, jobs: JobColumns, now_ms: int) -> Ints:  # noqa: ARG002
         return np.lexsort((jobs.id_rank, jobs.submitted_ms, jobs.priority_rank)).astype(np.int64)

@@ -18,6 +18,8 @@ from scheduler.snapshot import WaitingJob
 
 class NetCost:
     name = "net_cost"
+    backfill = 1
+    fair = False
 
     def order(self, jobs: JobColumns, now_ms: int) -> Ints:  # noqa: ARG002
         return np.lexsort((jobs.id_rank, jobs.submitted_ms, jobs.priority_rank)).astype(np.int64)

@@ -1,0 +1,132 @@
+"""Fragmentation: how much of a node's idle devices the recent mix of requests could not use. Pure.
+
+F(node) = sum over the mix's shapes of weight × idle thousandths that a member of that shape cannot have there; placing
+where F grows least keeps what is left usable (Weng et al., FGD, USENIX ATC 2023). A shape that cannot run on the node at
+all (model, CPU, too few free devices, or one that wants no device) wastes all idle; else it wastes the devices it cannot use.
+
+Summed per shape this costs shapes × devices a node. It is the same sum, taken in another order: with the node's model and
+the CPU it has left fixed,
+
+    F = sum over devices g of T[free of g]  +  idle · A  −  1000 · k · R[k],      k = wholly free devices
+
+where T, A and R are sums over the mix alone, made once; a node then costs one table look-up a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.snapshot import MixShape
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+WHOLE = 1000
+SLICE_WEIGHT = (
+    0.5  # of the slice prices in the value of what is left; benchmarks/openb: 0.25 to 0.75 are alike, 1 is worse
+)
+BUCKETS = 64  # distinct CPU demands told apart at most; more are merged
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FragmentationTables:
+    """T: [models, buckets, 1001], A: [models, buckets], R: [models, buckets, devices + 1]; cpus: bucket edges, ascending."""
+
+    models: Mapping[str, int]
+    cpus: Ints
+    device: Floats
+    idle: Floats
+    whole: Floats
+
+    def bucket(self, cpu: Ints) -> Ints:
+        """The table row for nodes with this much CPU left (milli-cores)."""
+        return np.searchsorted(self.cpus, cpu, side="right").astype(np.int64)
+
+
+def tables_of(
+    mix: Sequence[MixShape], models: Sequence[str], width: int, slices: Floats | None = None
+) -> FragmentationTables:
+    """Tables for nodes of these models with up to `width` devices. slices: worth of a free slice by thousandths (slices.py)."""
+    total = sum(shape.weight for shape in mix) or 1
+    cpus = np.array(sorted({shape.cpu_milli for shape in mix if shape.count}), dtype=np.int64)
+    if len(cpus) > BUCKETS:
+        cpus = cpus[np.unique(np.linspace(0, len(cpus) - 1, BUCKETS).astype(np.int64))]
+    known = list(dict.fromkeys(models))
+    free = np.arange(WHOLE + 1)
+    device = np.zeros((len(known), len(cpus) + 1, WHOLE + 1))
+    idle = np.zeros((len(known), len(cpus) + 1))
+    whole = np.zeros((len(known), len(cpus) + 1, width + 1))
+    for m, model in enumerate(known):
+        for shape in mix:
+            weight = shape.weight / total
+            fits_from = int(np.searchsorted(cpus, shape.cpu_milli, side="left")) + 1
+            if shape.count == 0 or (shape.models and model not in shape.models):
+                idle[m] += weight
+                continue
+            idle[m, :fits_from] += weight
+            if shape.share_permille < WHOLE:
+                device[m, fits_from:] += weight * free * (free < shape.share_permille)
+            else:
+                idle[m, fits_from:] += weight
+                whole[m, fits_from:, shape.count :] += weight
+    if slices is not None:
+        device -= SLICE_WEIGHT * slices[None, None, :]
+    return FragmentationTables({name: i for i, name in enumerate(known)}, cpus, device, idle, whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Rows to be scored: free [n, devices] from 0 to 1000, cpu [n], model [n] (numbers of the tables)."""
+
+    free: Ints
+    cpu: Ints
+    model: Ints
+
+
+def waste(tables: FragmentationTables, nodes: Nodes) -> Floats:
+    """F of each node, thousandths of a device (less the worth of its slices)."""
+    line = nodes.model * tables.idle.shape[1] + tables.bucket(nodes.cpu)
+    device = tables.device.reshape(-1, WHOLE + 1)
+    k = (nodes.free == WHOLE).sum(axis=1)
+    found: Floats = (
+        device[line[:, None], nodes.free].sum(axis=1)
+        + nodes.free.sum(axis=1) * tables.idle.reshape(-1)[line]
+        - WHOLE * k * tables.whole.reshape(-1, tables.whole.shape[2])[line, k]
+    )
+    return found
+
+
+def gain(
+    tables: FragmentationTables, nodes: Nodes, before: Floats, count: int, share: int, cpu: int
+) -> tuple[Floats, Ints]:
+    """F before (as `waste` says) less F after one member (count devices, each `share` thousandths, cpu milli-cores) is
+    placed on each node, and for a share the device that is best for it (lowest place among equals; 0 else). −inf where
+    no device fits."""
+    line = nodes.model * tables.idle.shape[1] + tables.bucket(nodes.cpu - cpu)
+    device = tables.device.reshape(-1, WHOLE + 1)
+    whole = tables.whole.reshape(-1, tables.whole.shape[2])
+    worth = device[line[:, None], nodes.free]
+    total, idle = worth.sum(axis=1), nodes.free.sum(axis=1)
+    full = nodes.free == WHOLE
+    k = full.sum(axis=1)
+    per_idle = tables.idle.reshape(-1)[line]
+    if count == 0:
+        return before - (total + idle * per_idle - WHOLE * k * whole[line, k]), np.zeros(len(k), dtype=np.int64)
+    if share >= WHOLE:
+        left = np.maximum(k - count, 0)
+        taken = count * (device[line, WHOLE] - device[line, 0])
+        after = total - taken + (idle - WHOLE * count) * per_idle - WHOLE * left * whole[line, left]
+        return np.where(k >= count, before - after, -np.inf), np.zeros(len(k), dtype=np.int64)
+    can = nodes.free >= share
+    rest = np.where(can, nodes.free - share, 0)
+    left = k[:, None] - full
+    after = (
+        total[:, None] - worth + device[line[:, None], rest]
+        + ((idle - share) * per_idle)[:, None] - WHOLE * left * whole[line[:, None], left]
+    )  # fmt: skip
+    each = np.where(can, before[:, None] - after, -np.inf)
+    best = each.argmax(axis=1)
+    return each[np.arange(len(best)), best], best

@@ -1,0 +1,323 @@
+"""Preemption: which running gangs to stop so that one job can start, at the least loss of work. Pure.
+
+Whole leases only: half a stopped gang is a stopped gang. A lease may be stopped for a job of higher priority, or for one
+whose queue takes back its own nominal from a lease that stands on it (`scheduler.quota.beyond`); never while it is
+protected. The loss of a lease is devices x time since its last checkpoint (`cost`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.clock import to_ms
+from scheduler.columns import Flags, Ints
+from scheduler.snapshot import RunningLease
+
+EXACT = 10  # up to so many candidates, all subsets are tried
+CELLS = 1 << 22  # and no more than so many (subset, row) pairs at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What is to start: `nodes` rows with `count` devices, cpu_milli and memory_bytes each.
+
+    rank: of its priority, 0 = highest. reclaims: its queue takes no more than its own nominal. release_devices: borrowed
+    devices that must come back to its queue's cohort beside, wherever they are.
+    """
+
+    count: int
+    nodes: int
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    rank: int = 0
+    reclaims: bool = False
+    release_devices: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Free:
+    """What is free on each row of the pool now. cpu_milli, memory_bytes: None = not checked. usable: None = all rows."""
+
+    devices: Ints
+    cpu_milli: Ints | None = None
+    memory_bytes: Ints | None = None
+    usable: Flags | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Victim:
+    """A running lease that may have to stop: what each of its rows gets back.
+
+    cpu_milli, memory_bytes: per member. rank: of its priority, 0 = highest. borrowed: it stands on another queue's nominal.
+    protected: within its guaranteed minimum run time.
+    """
+
+    lease: str
+    rows: tuple[int, ...]
+    devices: tuple[int, ...]
+    rank: int
+    cost_device_ms: int
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    borrowed: bool = False
+    protected: bool = False
+
+
+def victims(need: Need, free: Free, leases: Sequence[Victim]) -> tuple[Victim, ...] | None:
+    """The leases to stop, by id, so that `need` fits: () when it fits already, None when no set of them suffices.
+
+    Without any one of them the need would not be met. Of up to EXACT candidates the set is the cheapest there is (then the
+    fewest leases, then the lowest ids); of more it is found greedily, row by row and lease by lease, and pruned.
+    """
+    field = _Field(need, free, [lease for lease in leases if _may_stop(need, lease)])
+    if field.holds(field.none()):
+        return ()
+    if not field.holds(~field.none()):
+        return None
+    if len(field.leases) <= EXACT and len(field.lack[0]) << len(field.leases) <= CELLS:
+        chosen = _cheapest(field)
+    else:
+        chosen = min((_prune(field, found) for found in (_by_lease(field), _by_row(field))), key=field.sort_key)
+    return tuple(field.leases[i] for i in np.flatnonzero(chosen).tolist())
+
+
+def cost(lease: RunningLease, now: datetime, default_interval_ms: int | None = None) -> int:
+    """Device milliseconds counted as lost if the lease stopped now; 0 while it starts.
+
+    devices x time since the last checkpoint known, or since the start where there is none. A lease that declares no
+    checkpoint interval counts as if it wrote one every `default_interval_ms`, so that saying nothing of its checkpoints
+    protects a job no better than that; None = no such assumption. `lost` is what really goes.
+    """
+    since = _since(lease, now)
+    if default_interval_ms is not None and default_interval_ms < 1:
+        raise ValueError(f"default_interval_ms: {default_interval_ms} is below 1; nearest: 1")
+    if default_interval_ms is not None and lease.checkpoint_interval_ms is None:
+        since %= default_interval_ms
+    return _size(lease) * since
+
+
+def lost(lease: RunningLease, now: datetime) -> int:
+    """Device milliseconds of work that stopping the lease now throws away, as far as is known; 0 while it starts."""
+    return _size(lease) * _since(lease, now)
+
+
+def protected(lease: RunningLease, now: datetime, minimum_ms: int) -> bool:
+    """True until the lease has run for its guaranteed minimum; while it starts it has not begun to."""
+    return minimum_ms > 0 and (lease.started_at is None or to_ms(now) - to_ms(lease.started_at) < minimum_ms)
+
+
+def _since(lease: RunningLease, now: datetime) -> int:
+    if lease.started_at is None:
+        return 0
+    saved = lease.started_at if lease.checkpointed_at is None else max(lease.checkpointed_at, lease.started_at)
+    return max(0, to_ms(now) - to_ms(saved))
+
+
+def _size(lease: RunningLease) -> int:
+    return sum(len(member.devices) for member in lease.members)
+
+
+def _may_stop(need: Need, lease: Victim) -> bool:
+    return not lease.protected and (lease.rank > need.rank or (lease.borrowed and need.reclaims))
+
+
+class _Field:
+    """The rows as the need sees them: per resource, what each row lacks, and what each candidate gives back.
+
+    Only rows that open when all candidates stop are looked at. Entry k says that candidate `who[k]` gives `what[r][k]` of
+    resource r back to row `where[k]`. The entries of row i are those in [ends[i], ends[i + 1]), the least loss per device
+    first.
+    """
+
+    def __init__(self, need: Need, free: Free, leases: list[Victim]) -> None:
+        self.need = need
+        self.leases = sorted(leases, key=lambda v: v.lease)
+        usable = np.ones(len(free.devices), dtype=np.bool_) if free.usable is None else free.usable
+        lengths = [len(v.rows) for v in self.leases]
+        who = np.repeat(np.arange(len(self.leases), dtype=np.int64), lengths)
+        where = np.fromiter(chain.from_iterable(v.rows for v in self.leases), dtype=np.int64, count=sum(lengths))
+        given_by = (
+            np.fromiter(chain.from_iterable(v.devices for v in self.leases), dtype=np.int64, count=sum(lengths)),
+            np.array([v.cpu_milli for v in self.leases], dtype=np.int64)[who],
+            np.array([v.memory_bytes for v in self.leases], dtype=np.int64)[who],
+        )
+        wants = ((need.count, free.devices), (need.cpu_milli, free.cpu_milli), (need.memory_bytes, free.memory_bytes))
+        checked = [(r, wanted, had) for r, (wanted, had) in enumerate(wants) if had is not None and (wanted or r == 0)]
+        fits = usable.copy()
+        for _, wanted, had in checked:
+            fits &= had >= wanted
+        self.elsewhere = int(fits.sum())  # rows that fit already; `rows` below are those that only a stop can open
+        lacks = [wanted - had.astype(np.int64) for _, wanted, had in checked]
+        what = [given_by[r] for r, _, _ in checked]
+        opens = usable & ~fits
+        for lack, given in zip(lacks, what, strict=True):
+            best = lack.copy()
+            np.subtract.at(best, where, given)
+            opens &= best <= 0
+        rows = np.flatnonzero(opens)
+        keep = opens[where]
+        self.costs = np.array([v.cost_device_ms for v in self.leases], dtype=np.int64)
+        loss = self.costs[who] / np.maximum(given_by[0], 1)
+        order = np.lexsort((who, loss, where))
+        order = order[keep[order]]
+        self.who, self.where = who[order], np.searchsorted(rows, where[order])
+        self.what = [given[order] for given in what]
+        self.ends = np.searchsorted(self.where, np.arange(len(rows) + 1))
+        self.lack: list[Ints] = [lack[rows] for lack in lacks]
+        self.unit = [max(1, wanted) for _, wanted, _ in checked]
+        self.returns = np.array([sum(v.devices) if v.borrowed else 0 for v in self.leases], dtype=np.int64)
+
+    def left(self, chosen: Flags) -> list[Ints]:
+        """What each row still lacks of each resource once the chosen stop; 0 or less = nothing."""
+        rest, at = [], chosen[self.who]
+        for lack, given in zip(self.lack, self.what, strict=True):
+            remaining = lack.copy()
+            np.subtract.at(remaining, self.where[at], given[at])
+            rest.append(remaining)
+        return rest
+
+    def open_rows(self, rest: list[Ints]) -> int:
+        """Rows that can host a member when `rest` is lacking."""
+        return self.elsewhere + int(np.logical_and.reduce([one <= 0 for one in rest]).sum())
+
+    def holds(self, chosen: Flags) -> bool:
+        """True when the need is met once the chosen stop."""
+        if self.returns[chosen].sum() < self.need.release_devices:
+            return False
+        return self.open_rows(self.left(chosen)) >= self.need.nodes
+
+    def none(self) -> Flags:
+        return np.zeros(len(self.leases), dtype=np.bool_)
+
+    def sort_key(self, chosen: Flags) -> tuple[int, int, list[int]]:
+        found = np.flatnonzero(chosen).tolist()
+        return int(self.costs[chosen].sum()), len(found), found
+
+
+def _cheapest(field: _Field) -> Flags:
+    """All subsets at once: bit i of the subset's number says whether candidate i stops."""
+    n, rows = len(field.leases), len(field.lack[0])
+    bits = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
+    opened = np.ones((1 << n, rows), dtype=np.bool_)
+    for lack, what in zip(field.lack, field.what, strict=True):
+        given = np.zeros((n, rows), dtype=np.int64)
+        np.add.at(given, (field.who, field.where), what)
+        opened &= bits @ given >= lack
+    enough = field.elsewhere + opened.sum(axis=1) >= field.need.nodes
+    enough &= bits @ field.returns >= field.need.release_devices
+    able = np.flatnonzero(enough)
+    loss = bits[able] @ field.costs
+    least = able[loss == loss.min()]
+    return min((bits[number].astype(np.bool_) for number in least.tolist()), key=field.sort_key)
+
+
+def _by_lease(field: _Field) -> Flags:
+    """One lease after another, each time the one whose loss per device that the need can use is the least."""
+    chosen, rest = field.none(), field.left(field.none())
+    part = _useful(field, rest, np.arange(len(field.who)))
+    useful = np.bincount(field.who, weights=part, minlength=len(field.leases))
+    of: list[Ints] = np.split(np.argsort(field.who, kind="stable"), np.cumsum(np.bincount(field.who)))
+    while (missing := field.need.nodes - field.open_rows(rest)) > 0:
+        able = (useful > 1e-9) & ~chosen
+        assert able.any(), "all candidates together suffice, so one of the rest is of use"
+        price = np.full(len(useful), np.inf)
+        price[able] = field.costs[able] / np.minimum(useful[able], missing * len(rest))
+        ties = np.flatnonzero(price == price.min())
+        best = int(ties[np.argmin(field.costs[ties])])
+        chosen[best] = True
+        _stop(field, rest, of[best])
+        rows = np.unique(field.where[of[best]])
+        near = np.concatenate([np.arange(field.ends[r], field.ends[r + 1]) for r in rows])
+        now = _useful(field, rest, near)
+        np.add.at(useful, field.who[near], now - part[near])
+        part[near] = now
+    return _release(field, chosen)
+
+
+def _useful(field: _Field, rest: list[Ints], at: Ints) -> npt.NDArray[np.float64]:
+    """Of what these entries give back, how much their rows lack: 1 = all that a member wants, summed over resources."""
+    found = np.zeros(len(at), dtype=np.float64)
+    for one, given, unit in zip(rest, field.what, field.unit, strict=True):
+        found += np.minimum(given[at], np.maximum(one[field.where[at]], 0)) / unit
+    return found
+
+
+def _stop(field: _Field, rest: list[Ints], at: Ints) -> None:
+    for one, given in zip(rest, field.what, strict=True):
+        np.subtract.at(one, field.where[at], given[at])
+
+
+def _by_row(field: _Field) -> Flags:
+    """One row after another, each time the one that opens at the least loss, what is chosen already counting nothing.
+
+    On a row the candidates stop in the order of their loss per device, until what it lacks is there.
+    """
+    chosen, rest = field.none(), field.left(field.none())
+    costs = field.costs.tolist()
+    while field.open_rows(rest) < field.need.nodes:
+        spare = ~chosen[field.who]
+        needed = np.zeros(len(spare), dtype=np.bool_)  # what stands before it on its row does not open it
+        for one, given in zip(rest, field.what, strict=True):
+            needed |= _before(given * spare, field.ends) < one[field.where]
+        price = np.bincount(field.where, weights=field.costs[field.who] * (needed & spare), minlength=len(rest[0]))
+        price[np.logical_and.reduce([one <= 0 for one in rest])] = np.inf
+        row = int(np.argmin(price))
+        here = slice(field.ends[row], field.ends[row + 1])
+        there: dict[int, list[int]] = {}
+        for i, *per in zip(field.who[here].tolist(), *(given[here].tolist() for given in field.what), strict=True):
+            if not chosen[i]:
+                there[i] = [a + b for a, b in zip(there.get(i, [0] * len(per)), per, strict=True)]
+        added = _opening([int(one[row]) for one in rest], there, costs)
+        chosen[added] = True
+        _stop(field, rest, np.flatnonzero(np.isin(field.who, added)))
+    return _release(field, chosen)
+
+
+def _before(given: Ints, ends: Ints) -> Ints:
+    """The sum before each entry on its row."""
+    total = np.cumsum(given) - given
+    start: Ints = np.repeat(np.r_[total, 0][ends[:-1]], np.diff(ends))
+    return total - start
+
+
+def _opening(lacks: list[int], there: dict[int, list[int]], costs: list[int]) -> list[int]:
+    """The candidates on a row whose stop opens it, cheapest per device first and pruned; [] = it is open."""
+    found: list[int] = []
+    for i in sorted(there, key=lambda i: (costs[i] / max(1, there[i][0]), i)):
+        if max(lacks) <= 0:
+            break
+        found.append(i)
+        lacks = [lack - what for lack, what in zip(lacks, there[i], strict=True)]
+    for i in sorted(found, key=lambda i: (-costs[i], i)):
+        without = [lack + what for lack, what in zip(lacks, there[i], strict=True)]
+        if max(without) <= 0:
+            found.remove(i)
+            lacks = without
+    return found
+
+
+def _release(field: _Field, chosen: Flags) -> Flags:
+    """With as many borrowed leases beside, cheapest per device first, as the cohort has to get back."""
+    owed = field.need.release_devices - int(field.returns[chosen].sum())
+    able = np.flatnonzero((field.returns > 0) & ~chosen).tolist()
+    for i in sorted(able, key=lambda i: (field.costs[i] / field.returns[i], i)):
+        if owed <= 0:
+            break
+        chosen[i] = True
+        owed -= int(field.returns[i])
+    return chosen
+
+
+def _prune(field: _Field, chosen: Flags) -> Flags:
+    """Without those that are not needed, the dearest tried first. Fewer stops never open more: one pass is enough."""
+    kept = chosen.copy()
+    for i in sorted(np.flatnonzero(chosen).tolist(), key=lambda i: (-int(field.costs[i]), i)):
+        kept[i] = False
+        kept[i] = not field.holds(kept)
+    return kept

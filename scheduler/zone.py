@@ -1,0 +1,182 @@
+"""Zone: what follows from the pools and the nodes alone, worked out once until one of them changes. Pure.
+
+It also keeps what was worked out before (scores, counts, ways). None of that is a fact: each is checked against what it
+was made from, so a zone may be shared by any number of states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters.catalog import load_catalog
+from scheduler.capacity import Capacity
+from scheduler.columns import UNKNOWN, Ints, NodeColumns
+from scheduler.job import Alternative
+from scheduler.node import Node, NodeId, Pool, PoolId
+from scheduler.packing import Packing
+from scheduler.shape import JobClass, MemberShape
+from scheduler.snapshot import MixShape
+from scheduler.topology import LEVELS
+from scheduler.waiting import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One alternative of a class in one pool it could run in, were everything free."""
+
+    alternative: int
+    pool: Pool
+    number: int
+    shape: MemberShape
+
+
+class ClassTable:
+    """Ways as columns: cls, shape (its number in the capacity), pool, least (nodes). possible: classes with any way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows: list[tuple[int, int, int, int]] = []
+        self.cls = self.shape = self.pool = self.least = np.zeros(0, dtype=np.int64)
+        self.possible: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+
+    def extend(self, zone: Zone, registry: Registry) -> None:
+        """Every class of the registry is in."""
+        if self.count == len(registry.known):
+            return
+        new = registry.known[self.count :]
+        capacity = zone.capacity()
+        capacity.add([way.shape for found in new for way in zone.ways(found)], zone.empty)
+        for number, found in enumerate(new, start=self.count):
+            self._rows += [(number, capacity.codes[w.shape], w.number, found.least) for w in zone.ways(found)]
+        self.count = len(registry.known)
+        table = np.array(self._rows, dtype=np.int64).reshape(-1, 4)
+        self.cls, self.shape, self.pool, self.least = (np.ascontiguousarray(table[:, i]) for i in range(4))
+        self.possible = self.any_way(np.ones(len(table), dtype=np.bool_))
+
+    def any_way(self, ways: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Per class, whether any of its ways is among these."""
+        found: npt.NDArray[np.bool_] = np.bincount(self.cls[ways], minlength=self.count) > 0
+        return found
+
+
+class Zone:
+    """pools in ascending order of id; a pool's number is its place there."""
+
+    def __init__(self, pools: Mapping[PoolId, Pool], nodes: Mapping[NodeId, Node], columns: NodeColumns) -> None:
+        self.pools: tuple[Pool, ...] = tuple(pools[p] for p in sorted(pools) if p in columns.rows)
+        self.numbers = {pool.id: number for number, pool in enumerate(self.pools)}
+        self.row_count = len(columns.ids)
+        self.rows: tuple[Ints, ...] = tuple(columns.rows[pool.id] for pool in self.pools)
+        self.size = columns.size
+        self.pool_of = np.array([self.numbers.get(name, len(self.pools)) for name in columns.pool_of], dtype=np.int64)
+        self.empty = columns
+        self._nodes = nodes
+        self._ids = columns.ids
+        self._models = [pools[p].model if p in pools else "" for p in columns.pool_of]
+        self._width = columns.free.shape[1]
+        self._capacity: Capacity | None = None
+        self._ways: dict[JobClass, tuple[Way, ...]] = {}
+        self._masks: dict[tuple[int, ...], npt.NDArray[np.bool_]] = {}
+        self._packing: tuple[tuple[MixShape, ...], Packing] | None = None
+        self._domains: Mapping[str, Ints] | None = None
+        self._totals: tuple[Ints, Ints] | None = None
+        self._links = {
+            row: node.links for row, node in enumerate(nodes[name] for name in columns.ids) if len(set(node.links)) > 1
+        }
+        self._classes = ClassTable()
+
+    def links(self, row: int) -> tuple[int, ...]:
+        """The fast-link group of each device of the row; () where there is only one."""
+        return self._links.get(row, ())
+
+    def totals(self) -> tuple[Ints, Ints]:
+        """Milli-cores and bytes of every row when nothing runs there."""
+        if self._totals is None:
+            nodes = [self._nodes[name] for name in self._ids]
+            cpu = [UNKNOWN if n.cpu_milli is None else n.cpu_milli for n in nodes]
+            memory = [UNKNOWN if n.memory_bytes is None else n.memory_bytes for n in nodes]
+            self._totals = (np.array(cpu, dtype=np.int64), np.array(memory, dtype=np.int64))
+        return self._totals
+
+    def classes(self, registry: Registry) -> ClassTable:
+        """The ways of every class that the registry knows, as columns."""
+        self._classes.extend(self, registry)
+        return self._classes
+
+    def packing(self, mix: tuple[MixShape, ...]) -> Packing:
+        """Scores under this mix; the last mix asked for is kept."""
+        if self._packing is None or (self._packing[0] is not mix and self._packing[0] != mix):
+            self._packing = (mix, Packing(mix, self._models, self._width))
+        return self._packing[1]
+
+    def capacity(self) -> Capacity:
+        """Counts of nodes by pool number."""
+        if self._capacity is None:
+            by_pool = {pool.id: rows for pool, rows in zip(self.pools, self.rows, strict=True)}
+            self._capacity = Capacity(by_pool, [pool.id for pool in self.pools], self.row_count)
+        return self._capacity
+
+    def ways(self, found: JobClass) -> tuple[Way, ...]:
+        """Where jobs of the class could run if every node were free and schedulable, by alternative, then pool."""
+        known = self._ways.get(found)
+        if known is None:
+            known = self._ways[found] = tuple(self._ways_of(found))
+        return known
+
+    def mask(self, numbers: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Rows of these pools."""
+        key = tuple(numbers)
+        if key not in self._masks:
+            mask = np.zeros(self.row_count, dtype=np.bool_)
+            for number in key:
+                mask[self.rows[number]] = True
+            self._masks[key] = mask
+        return self._masks[key]
+
+    def domains(self) -> Mapping[str, Ints]:
+        """By level of topology, the domain of every row; -1 where nobody has told."""
+        if self._domains is None:
+            nodes = [self._nodes[name] for name in self._ids]
+            racks: dict[str, int] = {}
+            regions: dict[str, int] = {}
+            region = {pool.id: pool.region for pool in self.pools}
+            rack = [-1 if n.rack is None else racks.setdefault(f"{n.pool}/{n.rack}", len(racks)) for n in nodes]
+            where = [-1 if n.pool not in region else regions.setdefault(region[n.pool], len(regions)) for n in nodes]
+            found = {"node": np.arange(len(nodes)), "rack": np.array(rack), "region": np.array(where)}
+            self._domains = {level: found.get(level, found["node"]).astype(np.int64) for level in LEVELS}
+        return self._domains
+
+    def _ways_of(self, found: JobClass) -> list[Way]:
+        return [
+            Way(index, pool, number, found.shape(alternative))
+            for index, alternative in enumerate(found.request.alternatives)
+            for number, pool in enumerate(self.pools)
+            if matches(alternative, pool)
+            and runs_on(found.stacks, pool)
+            and self._large(number, alternative, found.least)
+        ]
+
+    def _large(self, number: int, alternative: Alternative, nodes: int) -> bool:
+        return int((self.size[self.rows[number]] >= alternative.count).sum()) >= nodes
+
+
+def matches(alternative: Alternative, pool: Pool) -> bool:
+    """The pool's model, origin and memory are what is asked for; unknown memory matches no demand for memory."""
+    if alternative.models and pool.model not in alternative.models:
+        return False
+    if alternative.origin is not None and pool.origin is not alternative.origin:
+        return False
+    least = alternative.memory_bytes_min
+    return least is None or (pool.memory_bytes is not None and pool.memory_bytes >= least)
+
+
+def runs_on(stacks: Sequence[str], pool: Pool) -> bool:
+    """The job has a command for the pool's software stack; () = one command for all."""
+    if not stacks:
+        return True
+    chip = load_catalog().get(pool.model)
+    return chip is not None and chip.stack in stacks
