@@ -15,11 +15,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ALL = ("startup", "settle", "journal", "plan_scale", "postings", "settling", "events")
+LONG = ("growth",)  # half an hour
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*ALL, []], help="which ones; all if none is named")
+    parser.add_argument(
+        "names", nargs="*", choices=[*ALL, *LONG, []], help="which ones; if none is named all but growth"
+    )
     parser.add_argument("--record", action="store_true", help="append the lines to results.jsonl")
     arguments = parser.parse_args()
     for name in arguments.names or ALL:

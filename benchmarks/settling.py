@@ -3,29 +3,37 @@
 Beside each, in the same run, the database's own ceiling for the same shape of write: per job the same rows inserted and
 counters moved, one plain statement each, by sqlite3 itself and by pgbench on the same server. Then the same again with
 more and more records behind: the cost of a line must not grow.
+
+`pure` is the other bound: the same jobs' cases settled and the same records hashed by the same code, with no database at
+all. Nothing that settles in Python is faster than one after the other: `both` is that bound, 1/(1/pure + 1/ceiling).
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import resource
 import sqlite3
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from adapters.accelerator import Source
+from adapters.chain import link
 from api.migrations import upgrade
 from metering import posting, standing, store
 from metering.budget import VoucherBudget
 from metering.parameters import load_origin_register, load_policies
+from metering.programme_schema import acts
 from metering.rule import load_rules
+from metering.schema import settlement_lines, settlements, transfers
 from scheduler import journal
 from scheduler.clock import to_ms
 from scheduler.database import Database
@@ -67,12 +75,18 @@ def settled(database: Database, ceiling: float) -> dict[str, Any]:
             done += min(JOBS, behind - done)
         rates[str(behind * LINES)] = round(run(database, budget, numbers, JOBS))
         done += JOBS
+    alone = pure(database, budget)
     database.close()
     best = max(rates.values())
+    both = 1 / (1 / alone + 1 / ceiling)
     return {
         "lines_per_s": rates["0"],
         "ceiling_lines_per_s": round(ceiling),
         "of_ceiling": round(rates["0"] / ceiling, 2),
+        "pure_lines_per_s": round(alone),
+        "of_pure": round(rates["0"] / alone, 2),
+        "both_lines_per_s": round(both),
+        "of_both": round(rates["0"] / both, 2),
         "lines_per_s_with_lines_behind": rates,
         "slowest_of_fastest": round(min(rates.values()) / best, 2),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -97,18 +111,51 @@ def prepare(database: Database) -> VoucherBudget:
     return budget
 
 
-def run(database: Database, budget: VoucherBudget, numbers: Any, count: int) -> float:
+def run(database: Database, budget: VoucherBudget, numbers: Iterator[int], count: int) -> float:
     """Lines per second of `count` jobs settled for good, PER_COMMIT a commit; their usage is there before."""
+    names = use(database, numbers, count)
+    began = time.perf_counter()
+    charge(database, budget, names)
+    return count * LINES / (time.perf_counter() - began)
+
+
+def use(database: Database, numbers: Iterator[int], count: int) -> list[str]:
+    """As many jobs with their usage are on record; their ids."""
     names = [f"job_{next(numbers)}" for _ in range(count)]
     with database.write() as tx:
         tx.execute(insert(jobs), [job(name, number % FIRMS) for number, name in enumerate(names)])
         records = [record(name, n % FIRMS, part) for n, name in enumerate(names) for part in range(LINES)]
         journal.append_all(tx, usage_records, records)
-    began = time.perf_counter()
-    for first in range(0, count, PER_COMMIT):
+    return names
+
+
+def charge(database: Database, budget: VoucherBudget, names: Sequence[str]) -> None:
+    for first in range(0, len(names), PER_COMMIT):
         with database.write() as tx:
             posting.charge(budget, tx, names[first : first + PER_COMMIT], NOW, final=True)
-    return count * LINES / (time.perf_counter() - began)
+
+
+CHAINED = (transfers, settlements, settlement_lines, acts)  # what settling a job for good appends to
+
+
+def pure(database: Database, budget: VoucherBudget) -> float:
+    """Lines per second of the last JOBS jobs again in memory: their cases settled, every record they left hashed."""
+    with database.read() as tx:
+        query = select(settlements.c.id, settlements.c.case_json).order_by(settlements.c.seq.desc()).limit(JOBS)
+        cases = {row.id: row.case_json for row in tx.execute(query)}
+        column = {transfers: "settlement", settlements: "id", settlement_lines: "settlement", acts: "subject"}
+        records = []
+        for table in CHAINED:
+            found = tx.execute(select(table).order_by(table.c.seq.desc()).limit(JOBS * LINES)).mappings()
+            records += [dict(row) for row in found if row[column[table]] in cases]
+    bodies = [{name: row[name] for name in row if name not in ("prev_hash", "hash")} for row in records]
+    began = time.perf_counter()
+    lines = sum(len(budget.settle_case(json.loads(case))["lines"]) for case in cases.values())
+    for row, body in zip(records, bodies, strict=True):
+        assert link(row["prev_hash"], body) == row["hash"]
+    took = time.perf_counter() - began
+    assert lines == JOBS * LINES
+    return lines / took
 
 
 def job(name: str, firm: int) -> dict[str, Any]:

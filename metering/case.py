@@ -33,6 +33,8 @@ _TIME = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2})"
     r"(?::([0-9]{2})(?:\.([0-9]+))?)?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
+# What the platform itself writes (adapters.chain.timestamp) the standard library reads, to the same instant and faster.
+_PLAIN_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _SHOWN = 80  # characters of a bad value that an error repeats
 
 
@@ -335,6 +337,11 @@ def _choice(value: Any, path: str, known: Collection[str], code: str) -> str:
 
 
 def _usage_time(value: Any, path: str) -> datetime:
+    if type(value) is str and _PLAIN_TIME.fullmatch(value):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            pass  # no such day or hour: _time says which
     at = _utc(_time(value, path))
     if at is None:
         raise _bad_time(value, path, "outside the years 0001 to 9999 of UTC")

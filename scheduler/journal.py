@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Dialect, Table, bindparam, insert, select, update
 
 from adapters.chain import GENESIS, link
 from scheduler.schema import chain_heads
@@ -40,13 +41,15 @@ def append_all(tx: Connection, table: Table, records: Sequence[Mapping[str, Any]
     if not records:
         return seq
     names = [str(c.name) for c in table.columns if c.name not in CHAIN_COLUMNS]
-    rows_ = []
+    statement, positions = _insertion(table, tx.dialect)
+    rows_: list[Any] = []
     for number, values in enumerate(records, start=seq + 1):
         body = {name: values.get(name) for name in names}
         own = link(previous, {"seq": number, **body})
-        rows_.append({**body, "seq": number, "prev_hash": previous, "hash": own})
+        row = {**body, "seq": number, "prev_hash": previous, "hash": own}
+        rows_.append(row if positions is None else tuple(map(row.__getitem__, positions)))
         previous = own
-    tx.execute(insert(table), rows_)
+    tx.exec_driver_sql(statement, rows_)
     last = seq + len(rows_)
     if found is None:
         tx.execute(insert(chain_heads).values(stream=stream, seq=last, hash=previous))
@@ -54,6 +57,13 @@ def append_all(tx: Connection, table: Table, records: Sequence[Mapping[str, Any]
         moved = tx.execute(_MOVE_HEAD, {"stream_": stream, "seq_": seq, "to_": last, "hash_": previous})
         assert moved.rowcount == 1, "the head moved inside our own write transaction"
     return last
+
+
+@functools.lru_cache(maxsize=256)
+def _insertion(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...] | None]:
+    """The table's INSERT as the driver takes it, spelt once; and the order of its values, None where they go by name."""
+    compiled = insert(table).compile(dialect=dialect, column_keys=[c.name for c in table.columns])
+    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
 
 
 _READ_HEAD = select(chain_heads.c.seq, chain_heads.c.hash).where(chain_heads.c.stream == bindparam("stream_"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from api.commands.cases import Asked, Kind, run
 from api.commands.connection import connect, one, resolve
 from api.commands.console import Column, Output, section, show, word
 from api.commands.papers import (
@@ -19,7 +20,6 @@ from api.commands.papers import (
     money,
     path,
     state,
-    take,
     tell,
     tell_story,
     told,
@@ -60,9 +60,9 @@ CLAWBACK = {
     "offset": "ID --reference R [--reason TEXT]",
     "write-off": "ID --reason TEXT",
 }
-# Whose key to prefer where several are at hand; the server decides who may.
 REVIEWERS = ("approve", "send-back", "withdraw", "confirm", "drop", "write-off")
 FINANCE = ("pay", "returned", "reconcile", "repay", "offset")
+KEYS = {**dict.fromkeys(REVIEWERS, "reviewer"), **dict.fromkeys(FINANCE, "finance")}
 
 BATCH = (
     Column(key="id", title="column.batch"),
@@ -137,41 +137,35 @@ def clearing(
     verify SETTLEMENT                           its papers match, and today's facts settle it the same
     why SETTLEMENT                              where it stands, and everything that stands in its way
     """
-    given = take("clearing", CLEARING, action, words, reference=reference, reason=reason)
     # Amounts and years are read before anything is asked of the server.
-    fen = fen_of(given[1]) if action == "pay" else 0
-    year = year_of(given[1]) if action == "build" else 0
-    with connect(_role(action)) as client:
-        if action == "list":
-            show(list(client.items("/v1/clearing")), BATCHES, output)
-        elif action == "show":
-            _tell_batch(one(client, path("clearing", given[0])), output, whole=True)
-        elif action == "why":
-            _why(client, given[0], output)
-        elif action == "verify":
-            tell(client.post("/v1/clearing/verifications", {"settlement": given[0]}), VERIFIED, output)
-        elif action == "build":
-            _tell_batch(client.post("/v1/clearing", {"provider": given[0], "year": year}), output)
-        elif action == "pay":
-            body = {"amount_fen": fen, "reference": reference}
-            _tell_batch(client.post(path("clearing", given[0], "payments"), body), output)
-        elif action == "withdraw":
-            body = {"act": "withdraw_item", "reason": reason, "reference": given[1]}
-            _tell_batch(client.post(path("clearing", given[0], "acts"), body), output)
-        elif action == "returned":
-            body = {"reference": reference, "reason": reason}
-            _tell_batch(client.post(path("clearing", given[0], "returns"), body), output)
-        else:
-            _tell_batch(client.post(path("clearing", given[0], "acts"), _act(action, reason)), output)
+    reads = {"pay": lambda words: fen_of(words[1]), "build": lambda words: year_of(words[1])}
+    run(BATCH_KIND, action, words, output, does=BATCH_DOES, reads=reads, reference=reference, reason=reason)
 
 
-def _role(action: str) -> str:
-    return "reviewer" if action in REVIEWERS else "finance" if action in FINANCE else "operator"
+def _show(client: Client, asked: Asked) -> None:
+    _tell_batch(one(client, asked.path()), asked.output, whole=True)
 
 
-def _act(action: str, reason: str | None, reference: str | None = None) -> dict[str, Any]:
-    body: dict[str, Any] = {"act": action.replace("-", "_"), "reason": reason or ""}
-    return body if reference is None else {**body, "reference": reference}
+def _verify(client: Client, asked: Asked) -> None:
+    tell(client.post("/v1/clearing/verifications", {"settlement": asked.words[0]}), VERIFIED, asked.output)
+
+
+def _build(client: Client, asked: Asked) -> None:
+    asked.tell(client.post("/v1/clearing", {"provider": asked.words[0], "year": asked.read}))
+
+
+def _pay(client: Client, asked: Asked) -> None:
+    asked.tell(client.post(asked.path("payments"), {"amount_fen": asked.read, "reference": asked.options["reference"]}))
+
+
+def _withdraw(client: Client, asked: Asked) -> None:
+    body = {"act": "withdraw_item", "reason": asked.options["reason"], "reference": asked.words[1]}
+    asked.tell(client.post(asked.path("acts"), body))
+
+
+def _returned(client: Client, asked: Asked) -> None:
+    body = {"reference": asked.options["reference"], "reason": asked.options["reason"]}
+    asked.tell(client.post(asked.path("returns"), body))
 
 
 def _tell_batch(found: dict[str, Any], output: Output, *, whole: bool = False) -> None:
@@ -191,8 +185,8 @@ def _tell_batch(found: dict[str, Any], output: Output, *, whole: bool = False) -
     tell_story(found["acts"])
 
 
-def _why(client: Client, settlement: str, output: Output) -> None:
-    found = one(client, path("clearing", "settlements", settlement))
+def _why(client: Client, asked: Asked) -> None:
+    found, output = one(client, path("clearing", "settlements", asked.words[0])), asked.output
     columns = (Column(key="code", title="column.what"), Column(key="detail", title="column.why"))
     rows = [{**each, "detail": told(each["code"], each["facts"])} for each in found["obstacles"]]
     if output is Output.CSV:
@@ -203,6 +197,18 @@ def _why(client: Client, settlement: str, output: Output) -> None:
         section(word("column.obstacles"))
         show(rows, columns, output)
         tell_story(found["acts"])
+
+
+BATCH_KIND = Kind(command="clearing", place="clearing", forms=CLEARING, columns=BATCHES, tell=_tell_batch, keys=KEYS)
+BATCH_DOES = {
+    "show": _show,
+    "why": _why,
+    "verify": _verify,
+    "build": _build,
+    "pay": _pay,
+    "withdraw": _withdraw,
+    "returned": _returned,
+}
 
 
 def dispute(
@@ -221,17 +227,22 @@ def dispute(
     uphold ID --reason TEXT           it is right; a refund or a correction follows
     dismiss ID --reason TEXT          it is not
     """
-    given = take("dispute", DISPUTE, action, words, code=code, reason=reason)
-    with connect("firm" if action in ("open", "withdraw") else "operator") as client:
-        if action == "list":
-            show(list(client.items("/v1/disputes")), DISPUTES, output)
-            return
-        if action == "open":
-            body: dict[str, Any] = {"settlement": given[0], "code": code, "text": given[1]}
-            found = client.post("/v1/disputes", body)
-        else:
-            found = client.post(path("disputes", given[0], "acts"), _act(action, reason))
-    tell(found, DISPUTES, output)
+    run(DISPUTE_KIND, action, words, output, does={"open": _open}, code=code, reason=reason)
+
+
+def _open(client: Client, asked: Asked) -> None:
+    settlement, text = asked.words
+    asked.tell(client.post("/v1/disputes", {"settlement": settlement, "code": asked.options["code"], "text": text}))
+
+
+DISPUTE_KIND = Kind(
+    command="dispute",
+    place="disputes",
+    forms=DISPUTE,
+    columns=DISPUTES,
+    tell=lambda found, output: tell(found, DISPUTES, output),
+    keys={"open": "firm", "withdraw": "firm"},
+)
 
 
 def refund(
@@ -300,11 +311,14 @@ def clawback(
     offset ID --reference R [--reason TEXT]     this batch of its own pays so much less
     write-off ID --reason TEXT                  it is not collected
     """
-    given = take("clawback", CLAWBACK, action, words, reference=reference, reason=reason)
-    with connect(_role(action)) as client:
-        if action == "list":
-            show(list(client.items("/v1/clawbacks")), CLAWBACKS, output)
-            return
-        found = client.post(path("clawbacks", given[0], "acts"), _act(action, reason, reference))
+    run(CLAWBACK_KIND, action, words, output, does={}, reference=reference, reason=reason)
+
+
+def _tell_clawback(found: dict[str, Any], output: Output) -> None:
     columns = (Column(key="clawback", title="column.clawback"), *(c for c in CLAWBACKS if c.key != "id"))
     tell(found, columns, output)
+
+
+CLAWBACK_KIND = Kind(
+    command="clawback", place="clawbacks", forms=CLAWBACK, columns=CLAWBACKS, tell=_tell_clawback, keys=KEYS
+)

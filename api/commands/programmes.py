@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from api.commands.cases import Asked, Kind, run
 from api.commands.connection import connect, one
 from api.commands.console import REFUSED, Column, Failure, Output, section, show, word
 from api.commands.papers import (
@@ -23,11 +24,13 @@ from api.commands.papers import (
     percent,
     programme_name,
     state,
-    take,
     tell,
     tell_story,
     told,
 )
+
+if TYPE_CHECKING:
+    from api.client import Client
 
 SUBSIDY = {
     "list": "",
@@ -42,8 +45,7 @@ MODEL_VOUCHER = {
     "apply": "FILE",
     "act": "ID ACT [--reason TEXT] [--reference R]",
 }
-# Whose key to prefer where several are at hand; the server decides who may.
-REVIEWERS = ("assess", "approve", "claw_back")
+ACT_KEYS = {"assess": "reviewer", "approve": "reviewer", "claw_back": "reviewer", "pay": "finance"}
 
 STANDS = Column(key="state", title="column.state", shown=lambda value: word(f"programme.{value}"))
 PROGRAMME = (Column(key="programme", title="column.programme", shown=programme_name), STANDS)
@@ -136,37 +138,37 @@ def subsidy(
     ACT: verify-contract, deliver, list, meet-serving, assess, pay (with --reference), monitor, close; claw-back and reject
     (with --reason).
     """
-    given = take("subsidy", SUBSIDY, action, words, reference=reference, reason=reason)
-    body = body_of(Path(given[1])) if action == "serial" else None
-    with connect(_role(action, given, "provider" if action in ("draft", "serial") else "operator")) as client:
-        if action == "list":
-            show(list(client.items("/v1/subsidies")), PROJECTS, output)
-        elif action == "serial":
-            tell(client.post(path("subsidies", given[0], "serials"), body), SERIAL, output)
-        elif action == "show":
-            found = one(client, path("subsidies", given[0]))
-            tell(found, PROJECT_WHOLE, output)
-            if output is Output.TABLE:
-                _tell_evidence(found)
-                _tell_computation(found["computation"])
-                tell_story(found["acts"])
-        elif action == "draft":
-            tell(client.post("/v1/subsidies", {"id": given[0], "name": given[1]}), PROJECT_WHOLE, output)
-        else:
-            body = _act(given[1], reason, reference)
-            tell(client.post(path("subsidies", given[0], "acts"), body), PROJECT_WHOLE, output)
+    reads = {"serial": lambda words: body_of(Path(words[1]))}
+    run(PROJECT_KIND, action, words, output, does=PROJECT_DOES, reads=reads, reference=reference, reason=reason)
 
 
-def _role(action: str, given: list[str], otherwise: str) -> str:
-    if action != "act":
-        return otherwise
-    name = given[1].replace("-", "_")
-    return "reviewer" if name in REVIEWERS else "finance" if name == "pay" else "operator"
+def _show_project(client: Client, asked: Asked) -> None:
+    found = one(client, asked.path())
+    asked.tell(found)
+    if asked.output is Output.TABLE:
+        _tell_evidence(found)
+        _tell_computation(found["computation"])
+        tell_story(found["acts"])
 
 
-def _act(name: str, reason: str | None, reference: str | None) -> dict[str, Any]:
-    body: dict[str, Any] = {"act": name.replace("-", "_"), "reason": reason or ""}
-    return body if reference is None else {**body, "reference": reference}
+def _draft(client: Client, asked: Asked) -> None:
+    asked.tell(client.post("/v1/subsidies", {"id": asked.words[0], "name": asked.words[1]}))
+
+
+def _serial(client: Client, asked: Asked) -> None:
+    tell(client.post(asked.path("serials"), asked.read), SERIAL, asked.output)
+
+
+PROJECT_KIND = Kind(
+    command="subsidy",
+    place="subsidies",
+    forms=SUBSIDY,
+    columns=PROJECTS,
+    tell=lambda found, output: tell(found, PROJECT_WHOLE, output),
+    keys={"draft": "provider", "serial": "provider"},
+    act_keys=ACT_KEYS,
+)
+PROJECT_DOES = {"show": _show_project, "draft": _draft, "serial": _serial}
 
 
 def _tell_evidence(found: dict[str, Any]) -> None:
@@ -212,28 +214,33 @@ def model_voucher(
 
     ACT: verify, approve, pay (with --reference); reject and claw-back (with --reason).
     """
-    given = take("model-voucher", MODEL_VOUCHER, action, words, reference=reference, reason=reason)
-    body = body_of(Path(given[0])) if action == "apply" else None
-    with connect(_role(action, given, "firm")) as client:
-        if action == "apply":
-            tell(client.post("/v1/model-vouchers", body), APPLICATION_WHOLE, output)
-        elif action == "act":
-            sent = _act(given[1], reason, reference)
-            tell(client.post(path("model-vouchers", given[0], "acts"), sent), APPLICATION_WHOLE, output)
-        else:
-            found = list(client.items("/v1/model-vouchers"))
-            if action == "list":
-                show(found, APPLICATION, output)
-            else:
-                _tell_application(given[0], found, output)
+    reads = {"apply": lambda words: body_of(Path(words[0]))}
+    run(APPLICATION_KIND, action, words, output, does=APPLICATION_DOES, reads=reads, reference=reference, reason=reason)
 
 
-def _tell_application(identity: str, among: list[dict[str, Any]], output: Output) -> None:
+def _apply(client: Client, asked: Asked) -> None:
+    asked.tell(client.post("/v1/model-vouchers", asked.read))
+
+
+def _show_application(client: Client, asked: Asked) -> None:
+    identity, among = asked.words[0], list(client.items("/v1/model-vouchers"))
     found = next((each for each in among if each["id"] == identity), None)
     if found is None:
         raise Failure(told("NOT_FOUND", {"what": "application", "id": identity}), why="NOT_FOUND", code=REFUSED)
-    tell(found, APPLICATION_WHOLE, output)
-    if output is Output.TABLE:
+    asked.tell(found)
+    if asked.output is Output.TABLE:
         if found["computation"]:
             _tell_computation(found["computation"])
         tell_story(found["acts"])
+
+
+APPLICATION_KIND = Kind(
+    command="model-voucher",
+    place="model-vouchers",
+    forms=MODEL_VOUCHER,
+    columns=APPLICATION,
+    tell=lambda found, output: tell(found, APPLICATION_WHOLE, output),
+    keys={"list": "firm", "show": "firm", "apply": "firm"},
+    act_keys=ACT_KEYS,
+)
+APPLICATION_DOES = {"apply": _apply, "show": _show_application}

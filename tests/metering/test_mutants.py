@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapters.accelerator import Origin
+from adapters.chain import timestamp
 from metering.amount import cny_text
+from metering.case import CaseError, settle_document
 from metering.entry import Rooms, UsageEntry
 from metering.facts import Interval, timeline
 from metering.ledger import (
@@ -59,7 +64,7 @@ from metering.settlement import RoomPassed, document, settle
 from metering.support import Step, assess_model, assess_server
 from metering.year import local_year, years_begun_within
 from scheduler.refusal import Refusal
-from tests.metering.cases import POLICY, REGISTRY, RULES
+from tests.metering.cases import POLICY, REGISTRY, RULES, case, entry
 
 # --- the computation sheets -------------------------------------------------------------------------
 
@@ -568,3 +573,39 @@ def test_a_rule_is_given_the_policy_and_cannot_cut_an_entry_at_its_ends() -> Non
     found = settle([USED], CARD, Rules(policy=policy, rules=(*RULES, Careless()), firm=ALWAYS), Rooms())
     assert [(line.start, line.end, line.deduction_fen) for line in found.lines] == [(USED.start, USED.end, most)]
     assert found.lines[0].reasons == ("ONE_PART_IN_TEN_MILLION",)
+
+
+@given(st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 29)), st.integers(0, 40_000_000))  # noqa: DTZ001
+def test_an_instant_as_the_platform_writes_it_is_the_same_in_every_other_spelling(at: datetime, length: int) -> None:
+    """adapters.chain.timestamp against an offset of eight hours, which is read by another way."""
+    start = at.replace(microsecond=at.microsecond // 1000 * 1000, tzinfo=UTC)
+    end = start + timedelta(milliseconds=length)
+    east = timezone(timedelta(hours=8))
+    outputs = [
+        settle_document(json.dumps(case(entry(start=spell(start), end=spell(end)))), REGISTRY, RULES)
+        for spell in (timestamp, lambda t: t.astimezone(east).isoformat(timespec="milliseconds"))
+    ]
+    assert outputs[0] == outputs[1]
+    lines = outputs[0]["lines"]
+    assert (lines[0]["start"], lines[-1]["end"]) == (timestamp_of(start), timestamp_of(end))
+
+
+def timestamp_of(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("0000-01-01T00:00:00.000Z", "year 0 is out of range"),
+        ("2025-02-30T00:00:00.000Z", "day is out of range for month"),
+        ("2025-06-01T24:00:00.000Z", "hour must be in 0..23"),
+        ("2025-06-01T00:60:00.000Z", "minute must be in 0..59"),
+        ("2025-06-01T00:00:60.000Z", "second must be in 0..59"),
+    ],
+)
+def test_an_instant_there_is_none_of_is_refused_however_it_is_written(text: str, problem: str) -> None:
+    with pytest.raises(CaseError) as bad:
+        settle_document(json.dumps(case(entry(start=text))), REGISTRY, RULES)
+    facts = {"path": "/usage/0/start", "value": text, "problem": problem}
+    assert (bad.value.code, bad.value.facts) == ("BAD_TIME", facts)
