@@ -10,6 +10,7 @@ from api.pages import router as pages
 from api.problems import install
 from api.routes import (
     agents,
+    budgets,
     clearing,
     documents,
     events,
@@ -20,6 +21,7 @@ from api.routes import (
     policies,
     programmes,
     public,
+    quotes,
     usage_events,
     zone,
 )
@@ -42,9 +44,11 @@ def create_app(services: Services) -> FastAPI:
     for module in (
         public,
         jobs,
+        quotes,
         events,
         zone,
         money,
+        budgets,
         documents,
         agents,
         policies,

@@ -32,6 +32,9 @@ COMMANDS = {
     "describe": Entry("jobs", "作业的状态、经过、等待原因与花费", "a job's state, story, reasons for waiting and cost"),
     "logs": Entry("jobs", "作业日志", "a job's log"),
     "cancel": Entry("jobs", "取消作业", "cancel a job"),
+    "quote": Entry(
+        "quoting", "报价：能在哪里、何时、以多少净费用运行", "where, when and at what net cost a job could run"
+    ),
     "offers": Entry("zone", "现在可租的算力与价格", "what could be leased now, at what price"),
     "nodes": Entry("zone", "节点", "nodes"),
     "pools": Entry("zone", "资源池", "pools"),
@@ -78,7 +81,11 @@ COMMANDS = {
     "devices": Entry("devices", "本机或录制文件中的加速卡", "accelerators of this host, or of a recording"),
     "snapshot": Entry("zone", "导出调度器所见的一切", "everything the planner sees now, as JSON"),
     "plan": Entry("tools", "离线：对快照做调度计划", "offline: plan a snapshot"),
-    "simulate": Entry("tools", "离线：在虚拟时钟上回放作业轨迹", "offline: replay a trace on a virtual clock"),
+    "simulate": Entry(
+        "tools",
+        "离线：在虚拟时钟上回放作业轨迹，或试算快照增减节点",
+        "offline: replay a trace, or a snapshot with other nodes",
+    ),
     "settle": Entry("tools", "离线：结算一组用量", "offline: settle cases of usage"),
     "audit": Entry("tools", "离线：从第一条记录重算全部账目与链", "offline: recompute every balance and chain"),
 }

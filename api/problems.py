@@ -13,9 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from api.texts import text
+from api.texts import catalogue, known, text
 
 _STATUS = {401: "KEY_MISSING", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE", 415: "MEDIA_TYPE"}
+_CLAUSE = re.compile(r"[;:；：。]")
 
 
 class Problem(Exception):
@@ -36,12 +37,27 @@ def language_of(request: Request) -> str:
     return "zh"
 
 
+def title_of(problem: Problem, lang: str) -> str:
+    """What kind of problem it is, in words that are the same each time: the clauses of the code's text before the first
+    fact, else what the status means."""
+    if not known(problem.code):
+        return text(problem.code, {}, lang)
+    plain, fact, _ = catalogue(lang)[problem.code].partition("{")
+    if not fact:
+        return plain
+    clauses = _CLAUSE.split(plain)
+    if len(clauses) > 1:
+        return clauses[0].strip()
+    named = f"title.{problem.status}"
+    return text(named if known(named) else "title.other", {}, lang)
+
+
 def answer(request: Request, problem: Problem) -> JSONResponse:
     """The problem document."""
     lang = language_of(request)
     body: dict[str, Any] = {
         "type": f"urn:yisuan:problem:{problem.code}",
-        "title": text(problem.code, {}, lang),
+        "title": title_of(problem, lang),
         "status": problem.status,
         "detail": text(problem.code, problem.facts, lang),
         "instance": request.url.path,

@@ -168,6 +168,13 @@ class Fact(Body):
     evidence: dict[str, Any] = Field(default_factory=dict)
     withdraws: int | None = None
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Fact:
+        """An empty interval says nothing, unless it takes back an earlier fact and puts nothing in its place."""
+        if self.end is not None and self.end == self.start and self.withdraws is None:
+            raise ValueError(f"/to is the same as from, {self.start.isoformat()}: no time is covered")
+        return self
+
 
 class Claim(Body):
     programme: Literal["compute_voucher"] = "compute_voucher"

@@ -22,7 +22,7 @@ from scheduler.node import Pool
 from scheduler.snapshot import Terms
 
 if TYPE_CHECKING:
-    from scheduler.simulation import Run
+    from scheduler.playback import Run
 
 ANCHOR = datetime(2025, 12, 31, 16, 0, tzinfo=UTC)  # the first midnight of 2026 in the zone
 POLICY = "etown-2024-10"
@@ -58,15 +58,18 @@ class SimulatedMoney:
         )
 
     def net_fen(self, runs: Sequence[Run], pools: Mapping[str, Pool]) -> int:
-        """Σ payable of every firm, settled like any usage; the pool's rooms pass from firm to firm."""
+        """Σ payable of every firm, settled like any usage; the pool's rooms pass from firm to firm. No device, no charge."""
         by_firm: dict[str, list[dict[str, Any]]] = {}
         for run in runs:
+            if not run.launch.placement.device_count:
+                continue
             pool = pools[run.launch.placement.pool]
             entry = {
                 "lease": run.launch.lease,
                 "model": pool.model,
                 "origin": self.origin(pool).value,
                 "devices": run.launch.placement.device_count,
+                "share_permille": run.share_permille,
                 "start": timestamp(ANCHOR + timedelta(milliseconds=run.start_ms)),
                 "end": timestamp(ANCHOR + timedelta(milliseconds=run.end_ms)),
                 "price_fen_per_device_hour": run.price,

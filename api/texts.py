@@ -88,6 +88,8 @@ def shown_fact(name: str, value: Any, lang: str) -> str:
         inner = (f"{key} {shown_fact(_unit_of(name, str(key)), item, lang)}" for key, item in value.items())
         return ("、" if lang == "zh" else ", ").join(inner)
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            return text("nothing", None, lang)
         return ("、" if lang == "zh" else ", ").join(shown_fact("", item, lang) for item in value)
     return str(value)
 

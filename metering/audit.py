@@ -18,7 +18,7 @@ from sqlalchemy import Connection, create_engine, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
 from adapters.chain import canonical, digest, instant
-from metering import audit_events, audit_programmes, checkpoint
+from metering import audit_events, audit_programmes, audit_tranches, checkpoint
 from metering.case import CaseError, settle_document
 from metering.ledger import AccountId, Balance, BrokenBooks, Code, Phase, Transfer, bounded, ledger_of, replay
 from metering.parameters import Registry, load_policies
@@ -63,15 +63,36 @@ class Report:
 Broken = tuple[str, str]  # (record, problem)
 
 
-def audit(path: Path | str, *, parameters: Path | None = None) -> Report:
+def audit(path: Path | str, *, parameters: Path | None = None, checkpoints: Sequence[Path] = ()) -> Report:
     """Recompute everything in a SQLite database, a JSON-lines export or a PostgreSQL database (postgresql://...).
 
-    Checkpoint files beside a file count. Raises NotAuditable with a reason when it is none of the three.
+    checkpoints: files of checkpoints that lie elsewhere; `checkpoints.jsonl` beside a file counts by itself. Raises
+    NotAuditable with a reason when the path is none of the three, and naming the checkpoint file that is none.
     """
+    for file in checkpoints:
+        _readable(file)
     with _open(path) as tx:
         beside = [] if _is_url(path) else [Path(path).parent / "checkpoints.jsonl"]
-        files = [f for f in beside if f.exists()]
+        known = {file.resolve() for file in checkpoints}
+        files = [*checkpoints, *(f for f in beside if f.exists() and f.resolve() not in known)]
         return audit_connection(tx, files, load_policies(parameters), load_rules())
+
+
+def _readable(file: Path) -> None:
+    """Nothing, when every line of the file is a checkpoint and there is one; else NotAuditable."""
+    if not file.is_file():
+        raise NotAuditable(f"checkpoints {file}: no such file")
+    try:
+        lines = checkpoint.read_file(file)
+    except (OSError, UnicodeDecodeError, ValueError) as problem:
+        raise NotAuditable(f"checkpoints {file}: {problem}") from None
+    for number, line in enumerate(lines, start=1):
+        heads = line.get("heads") if isinstance(line, dict) else None
+        pairs = heads.values() if isinstance(heads, dict) else [None]
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs) or "sha256" not in line:
+            raise NotAuditable(f"checkpoints {file}: line {number} is not a checkpoint")
+    if not any(line["heads"] for line in lines):
+        raise NotAuditable(f"checkpoints {file}: holds no checkpoint, so it shows nothing")
 
 
 def audit_connection(
@@ -95,6 +116,7 @@ def audit_connection(
         ("leases agree with their reservation", lambda: _leases(tx)),
         ("job states follow the story", lambda: _stories(tx)),
         ("pool prices are recorded prices", lambda: _prices(tx)),
+        *audit_tranches.laws(tx),
         *audit_programmes.laws(tx),
         *audit_events.laws(tx),
     ]
@@ -192,8 +214,11 @@ def _holds(tx: Connection) -> Broken | None:
     words = {"post": "posted", "void": "voided", "expire": "expired"}
     for row in tx.execute(select(holds)).mappings():
         name = f"holds:{row['lease']}:{row['year']}:{row['generation']}"
-        contract = f"hold:{row['lease']}:{row['year']}:{row['generation']}:contract"
-        for kind in ("firm", "pool", *(("contract",) if contract in pending else ())):
+        contract, issued = (
+            f"hold:{row['lease']}:{row['year']}:{row['generation']}:{kind}" for kind in ("contract", "tranche")
+        )
+        source = "tranche" if issued in pending else "pool"
+        for kind in ("firm", source, *(("contract",) if contract in pending else ())):
             key = f"hold:{row['lease']}:{row['year']}:{row['generation']}:{kind}"
             if pending.pop(key, 0) != row["amount_fen"]:
                 return name, f"amount {row['amount_fen']} is not what transfer {key} holds"
@@ -304,6 +329,7 @@ def _posted(tx: Connection) -> Broken | None:
         room = transfer.debit if transfer.code is Code.DRAW else transfer.credit
         if name == "draw":
             name = "contract" if room.startswith("room:contract:") else room.split(":")[0]
+            name = "pool" if name == "tranche" else name  # what was issued to the firm left the pool before
         sums = moved.setdefault(transfer.job, {})
         sums[name] = sums.get(name, 0) + sign * transfer.amount_fen
     last = {row["job"]: row for row in rows(tx, settlements)}

@@ -16,24 +16,30 @@ from sqlalchemy import Connection, insert, select, update
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import instant, timestamp
-from metering import acts, posting, store
+from metering import acts, linking, posting, store, tranche
 from metering.case import settle_document
+from metering.expectation import Expectation
+from metering.expenditure import Expenditure
 from metering.facts import Interval, holds_at, intersect, subtract
-from metering.ledger import PROGRAMME, Code, Phase, Transfer, draw_pairs
+from metering.ledger import PROGRAMME, AccountId, Code, Phase, Transfer, draw_pairs
 from metering.parameters import OriginRegister, Policy, Registry
 from metering.programme_schema import contracts
 from metering.reading import Reading
 from metering.rule import Rule
 from metering.schema import holds, transfers
+from metering.shadow_price import with_prices
+from metering.year import local_year
 from scheduler.clock import from_ms, to_ms
 from scheduler.job import FirmId, JobId
-from scheduler.lease import Lease
+from scheduler.lease import Lease, LeaseId
 from scheduler.node import Pool
 from scheduler.ports import Held
 from scheduler.refusal import Refusal
 from scheduler.schema import jobs, leases, pools
+from scheduler.shadow import ShadowPrice
 from scheduler.snapshot import Terms
 
+Pair = tuple[str, AccountId, AccountId]  # (kind, debit, credit) of one room that a draw takes from
 HOLD_GRACE = timedelta(hours=1)  # after the time limit: start-up, stop grace and a loop that was down
 
 
@@ -53,22 +59,49 @@ class VoucherBudget:
         self.rules = tuple(rules)
         self.register = register
         self.policy: Policy = registry.policy(policy)
+        self.expectation = Expectation(self.policy.zone)
+        self.expenditure = Expenditure(self)
 
     def origin(self, vendor: str, model: str, now: datetime) -> Origin:
         """The register's verdict; undetermined where it has no row in force."""
         return self.register.origin(vendor, model, now)[0]
 
     def terms(self, tx: Connection, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
-        """Price, rate and tightest room of each firm in each pool at `now`; λ is 0 until it is computed (see schema)."""
-        found = []
+        """Price, rate and tightest room of each firm in each pool at `now`, with the shadow price λ of its room."""
         reading = Reading(tx)
+        return with_prices(self._terms(reading, firms, pools, now), self._prices(reading, firms, pools, now))
+
+    def shadow_price(self, tx: Connection, firm: FirmId, pools: Sequence[Pool], now: datetime) -> ShadowPrice:
+        """λ of the firm's room now and what it follows from, as a quote shows it. pools: all that are listed."""
+        return self._prices(Reading(tx), [firm], pools, now)[firm]
+
+    def _prices(
+        self, reading: Reading, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime
+    ) -> Mapping[FirmId, ShadowPrice]:
+        known = self.expectation.fresh(firms, now)
+        if known is not None:
+            return known
+        year = now.astimezone(self.policy.zone).year
+        wanted = [*firms, *self.expectation.missing(reading.tx, firms, now)]
+        rates: dict[FirmId, dict[str, int]] = {firm: {} for firm in wanted}
+        for one in self._terms(reading, wanted, pools, now):
+            rates[one.firm][one.pool] = one.rate_bp
+        rooms = {firm: reading.rooms(firm)["firm"].get(year, 0) for firm in wanted}
+        pool = reading.rooms(wanted[0])["pool"].get(year, 0) if wanted else 0
+        return self.expectation.prices(reading.tx, rates, rooms, pool, now)
+
+    def _terms(
+        self, reading: Reading, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime
+    ) -> tuple[Terms, ...]:
+        found = []
         sites = {site: reading.eligible("site", site) for site in {pool.site for pool in pools}}
         year = now.astimezone(self.policy.zone).year
         for firm in firms:
             may_draw = self.voucher_state(reading, firm, "auto") == "drawn" and self.policy.in_force_at(now)
             may_draw = may_draw and holds_at(reading.eligible("firm", firm), now)
             left = reading.rooms(firm)
-            room = min(left["firm"].get(year, 0), left["pool"].get(year, 0))
+            source = "tranche" if tranche.in_use(self.policy, year, now) else "pool"
+            room = min(left["firm"].get(year, 0), left[source].get(year, 0))
             for pool in pools:
                 draws = may_draw and holds_at(sites[pool.site], now)
                 found.append(
@@ -87,7 +120,7 @@ class VoucherBudget:
 
         The amount is what a run of the whole time limit would draw. Less than the ceiling is still a yes (`short`
         says why); no is said to simulated devices outside a demo ledger, an unknown firm, and a net cost above
-        the job's own limit.
+        what is left of the job's own limit or of a budget of its firm.
         """
         pool = tx.execute(select(pools).where(pools.c.id == lease.placement.pool)).mappings().one()
         if pool["source"] == Source.SIMULATED.value and store.ledger_mark(tx) != "demo":
@@ -111,19 +144,21 @@ class VoucherBudget:
         ]
         providers = {str(lease.id): str(pool["provider"])}
         reading = Reading(tx)
-        out = self.settle_case(self.case(reading, lease.firm, asked, usage, posted={}, held={}, providers=providers))
-        limit = lease.spec.money.max_net_fen
-        if limit is not None and out["totals"]["payable_fen"] > limit:
-            facts = {"net_fen": out["totals"]["payable_fen"], "max_net_fen": limit}
-            return Refusal(code="MAX_NET_COST_TOO_LOW", facts=facts)
+        case = self.case(reading, lease.firm, asked, usage, posted={}, held={}, providers=providers, now=now)
+        out = self.settle_case(case)
+        totals = out["totals"]
+        refusal = self.expenditure.refused(tx, lease, totals["payable_fen"], totals["deduction_fen"], now)
+        if refusal is not None:
+            return refusal
         by_year: dict[int, int] = {}
         for line in out["lines"]:
             by_year[line["year"]] = by_year.get(line["year"], 0) + line["deduction_fen"]
         batch: list[Transfer] = []
         for year, amount in sorted(by_year.items()):
-            batch += self._hold_year(
-                tx, lease.id, lease.job, lease.firm, asked.contract, year, 1, amount, end + HOLD_GRACE
-            )
+            issued = tranche.in_use(self.policy, year, now)
+            pairs = draw_pairs(lease.firm, year, asked.contract, tranche=issued)
+            batch += reading.share(lease.firm, year, amount, f"hold:{lease.id}", {})
+            batch += self._hold_year(tx, lease.id, lease.job, lease.firm, pairs, year, 1, amount, end + HOLD_GRACE)
         store.post_all(tx, batch, now)
         short = {reason for line in out["lines"] for reason in line["reasons"]}
         if self.voucher_state(reading, lease.firm, asked.voucher) == "frozen":
@@ -146,13 +181,41 @@ class VoucherBudget:
             return Refusal(code="CONTRACT_NOT_IN_TERM", facts={"contract": contract, **term})
         return None
 
-    def charge(self, tx: Connection, jobs: Sequence[JobId], now: datetime, *, final: bool) -> None:
-        """Post each job's settle(all usage so far) less what is posted; final: release what is left of its holds."""
+    def charge(
+        self, tx: Connection, jobs: Sequence[JobId], now: datetime, *, final: bool, over: Sequence[LeaseId] = ()
+    ) -> None:
+        """Post each job's settle(all usage so far) less what is posted; final: release what is left of its holds.
+
+        over: leases that ended while their job goes on; what is left of their holds is released.
+        """
         posting.charge(self, tx, jobs, now, final=final)
+        if over:
+            query = select(holds).where(holds.c.lease.in_(over), holds.c.state == "held")
+            for row in list(tx.execute(query).mappings()):
+                self.resolve_hold(tx, row, 0, Phase.VOID, None, now)
+
+    def exhausted(self, tx: Connection, held: Sequence[Mapping[str, Any]], now: datetime) -> Mapping[LeaseId, Refusal]:
+        """Of these lease rows, those to stop now: the limit of their job, or a budget of their firm, is spent."""
+        return self.expenditure.exhausted(tx, held, now)
+
+    def rate_bp(self, reading: Reading, firm: str, voucher: str, pool: Mapping[Any, Any], now: datetime) -> int:
+        """The voucher rate of what the firm runs in the pool at `now`; 0 where it may not draw. voucher: as the job asks."""
+        if not self.policy.in_force_at(now) or not holds_at(reading.eligible("site", pool["site"]), now):
+            return 0
+        state = self.voucher_state(reading, firm, voucher)
+        served = [{"lease": "", "start": timestamp(now), "end": timestamp(now + timedelta(milliseconds=1))}]
+        if not holds_at(self._eligible(reading, firm, state, served, {"": pool["provider"]}), now):
+            return 0
+        return self.policy.rate_bp(self.origin(pool["vendor"], pool["model"], now), now) or 0
 
     def sweep(self, tx: Connection, now: datetime) -> int:
-        """Expire holds past their time whose lease holds no devices any more; prices that start now take effect."""
+        """Expire holds past their time whose lease holds no devices any more; prices and links that start now take effect.
+
+        Tranches that were idle for too long go back to the pool of their year. Returns how many holds expired.
+        """
         store.apply_prices(tx, now)
+        linking.regroup(tx, self.policy, now)
+        tranche.give_back_idle(tx, self.policy, now)
         query = (
             select(holds)
             .join(leases, leases.c.id == holds.c.lease)
@@ -176,9 +239,13 @@ class VoucherBudget:
         held: Mapping[int, int],
         providers: Mapping[str, str],
         billed_under: str | None = None,
+        returned: Mapping[int, int] | None = None,
+        now: datetime | None = None,
     ) -> dict[str, Any]:
         """The `yisuan settle` input for this usage now. Rooms are what is left plus what this job holds and has drawn.
 
+        returned: what this job's own reversals brought back to years that are closed, and it may draw again. Where the year
+        goes through tranches, what the firm may draw of the pool is its tranche. now: None = when the usage ended.
         providers: of each lease; time with a related one draws nothing. While the programme or the firm's right is
         frozen, only what is held or drawn already is room. billed_under: the contract of the job's invoice, once it has one.
         """
@@ -187,10 +254,11 @@ class VoucherBudget:
         if state != "frozen":
             left = reading.rooms(firm)
         years = self.policy.years
+        own = {y: held.get(y, 0) + posted.get(y, 0) + (returned or {}).get(y, 0) for y in years}
         given: dict[str, Any] = {
-            kind: {str(y): left[kind].get(y, 0) + held.get(y, 0) + posted.get(y, 0) for y in years}
-            for kind in ("pool", "firm")
+            kind: {str(y): left[kind].get(y, 0) + own[y] for y in years} for kind in ("pool", "firm")
         }
+        given |= self._issued(reading, left, given["pool"], own, usage, now)
         if asked.contract is not None:
             room = 0 if state == "frozen" else reading.contract(asked.contract)
             given["contract"] = room + sum(held.values()) + sum(posted.values())
@@ -206,6 +274,42 @@ class VoucherBudget:
             "rooms": given,
             "usage": [dict(entry) for entry in usage],
         }
+
+    def _issued(
+        self,
+        reading: Reading,
+        left: Mapping[str, Mapping[int, int]],
+        pool: Mapping[str, int],
+        own: Mapping[int, int],
+        usage: Sequence[Mapping[str, Any]],
+        now: datetime | None,
+    ) -> dict[str, Any]:
+        """The rooms of a case where the pool is drawn through tranches.
+
+        Usage of one year has the tranche beside the pool. A case's tranche runs on through the years and a firm's does not,
+        so for usage of more than one the tranche of each stands in place of its pool.
+        """
+        touched = {year for entry in usage for year in self._years(entry)}
+        at = now or max((instant(str(entry["end"])) for entry in usage), default=None)
+        issued = {
+            year
+            for year in touched & set(self.policy.years)
+            if at is not None and tranche.in_use(self.policy, year, at) and not reading.closed(year)
+        }
+        if not issued:
+            return {}
+        mine = {year: left.get("tranche", {}).get(year, 0) for year in issued}
+        if len(touched) == 1:
+            (year,) = touched
+            reached = {str(year): pool[str(year)] + mine[year]}
+            return {"pool": {**pool, **reached}, "tranche": mine[year] + own[year]}
+        return {"pool": {**pool, **{str(year): mine[year] + own[year] for year in issued}}}
+
+    def _years(self, entry: Mapping[str, Any]) -> range:
+        """The local years in which the entry has any time; that of its instant if it has none."""
+        start, end = instant(str(entry["start"])), instant(str(entry["end"]))
+        last = max(start, end - timedelta(milliseconds=1))
+        return range(local_year(start, self.policy.zone), local_year(last, self.policy.zone) + 1)
 
     def settle_case(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """The output document of a case, by the very code of `yisuan settle`."""
@@ -260,7 +364,7 @@ class VoucherBudget:
         lease: str,
         job: str,
         firm: str,
-        contract: str | None,
+        pairs: Sequence[Pair],
         year: int,
         generation: int,
         amount: int,
@@ -292,7 +396,7 @@ class VoucherBudget:
                 job=job,
                 lease=lease,
             )
-            for kind, debit, credit in draw_pairs(firm, year, contract)
+            for kind, debit, credit in pairs
         ]
 
     def resolve_hold(
@@ -306,7 +410,7 @@ class VoucherBudget:
     ) -> list[Transfer]:
         """The transfers that resolve a hold, for the caller to post; the hold says so already."""
         found = []
-        for kind, debit, credit in draw_pairs(hold["firm"], hold["year"], self._contract_of(tx, hold)):
+        for kind, debit, credit in self._pairs_of(tx, hold):
             pending = f"hold:{hold['lease']}:{hold['year']}:{hold['generation']}:{kind}"
             transfer = Transfer(
                 id=f"{pending}:{phase.value}",
@@ -329,15 +433,18 @@ class VoucherBudget:
     def renewal(self, tx: Connection, hold: Mapping[Any, Any], rest: int) -> list[Transfer]:
         """What an interim settlement did not use stays held, under the next generation: the transfers to post."""
         return self._hold_year(
-            tx, hold["lease"], hold["job"], hold["firm"], self._contract_of(tx, hold), hold["year"],
+            tx, hold["lease"], hold["job"], hold["firm"], self._pairs_of(tx, hold), hold["year"],
             hold["generation"] + 1, rest, from_ms(hold["expires_at_ms"]),
         )  # fmt: skip
 
-    def _contract_of(self, tx: Connection, hold: Mapping[Any, Any]) -> str | None:
-        """The contract whose room a hold took from, None if it took from none."""
-        key = f"hold:{hold['lease']}:{hold['year']}:{hold['generation']}:contract"
-        room = tx.execute(select(transfers.c.debit).where(transfers.c.id == key)).scalar()
-        return None if room is None else str(room).removeprefix("room:contract:")
+    def _pairs_of(self, tx: Connection, hold: Mapping[Any, Any]) -> tuple[Pair, ...]:
+        """The rooms that the hold took from, as it did: the claim mode may have changed since."""
+        key = f"hold:{hold['lease']}:{hold['year']}:{hold['generation']}"
+        kinds = ("firm", "contract", "tranche", "pool")
+        query = select(transfers.c.id, transfers.c.debit, transfers.c.credit)
+        rows = {row.id: row for row in tx.execute(query.where(transfers.c.id.in_([f"{key}:{kind}" for kind in kinds])))}
+        found = [(kind, rows.get(f"{key}:{kind}")) for kind in kinds]
+        return tuple((kind, AccountId(row.debit), AccountId(row.credit)) for kind, row in found if row is not None)
 
     def asked_by_job(self, tx: Connection, job: str) -> tuple[str, Asked, str]:
         """(firm, what its job file says of money, the file's hash)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from metering import acts, store
+from metering import acts, docket, store
 from metering.acts import Actor
 from metering.batches import complete_if_paid, withdrawn_of
 from metering.ledger import (
@@ -96,6 +96,14 @@ def cases_of(tx: Connection, subject_of: str) -> Cases:
         if row.state in PENDING:
             pending[key] = (*pending.get(key, ()), row.subject)
     return Cases(fen, pending)
+
+
+def clawbacks(tx: Connection, wanted: docket.Wanted = docket.ALL) -> list[dict[str, Any]]:
+    """Clawbacks in the order of their last act: {seq, id, state, since, party, year, programme, amount_fen, cause, ...}."""
+    found = docket.cases(tx, "clawback", wanted)
+    return [
+        {"seq": case.seq, "id": case.subject, "state": case.state, "since": case.since, **case.body} for case in found
+    ]
 
 
 def left_of(tx: Connection, job: str) -> dict[Key, int]:

@@ -16,7 +16,7 @@ import uuid_utils
 from sqlalchemy import Connection, select
 
 from adapters.chain import instant, timestamp
-from metering import acts, clawback, contracts, disputes, exclusion, posting, review, standing, store
+from metering import acts, clawback, contracts, disputes, docket, exclusion, posting, review, standing, store
 from metering.acts import Actor
 from metering.batches import complete_if_paid, items_of, move_settlements, year_of
 from metering.facts import Interval, subtract
@@ -406,6 +406,14 @@ def batch_document(tx: Connection, batch: str) -> dict[str, Any] | None:
             for row in tx.execute(select(payments).where(payments.c.batch == batch).order_by(payments.c.seq)).mappings()
         ],
     }
+
+
+def batches(tx: Connection, wanted: docket.Wanted = docket.ALL) -> list[dict[str, Any]]:
+    """Clearing batches in the order of their last act: {seq, id, state, since, provider, year, programme}."""
+    found = docket.cases(tx, "clearing", wanted, party_is="provider")
+    return [
+        {"seq": case.seq, "id": case.subject, "state": case.state, "since": case.since, **case.body} for case in found
+    ]
 
 
 def seal_reason(batch: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import uuid_utils
 from sqlalchemy import Connection, select
 
-from metering import acts, review, store
+from metering import acts, docket, review, store
 from metering.acts import Actor
 from metering.programme_schema import refunds, states
 from metering.schema import settlement_lines, settlements
@@ -94,6 +94,12 @@ def of_job(tx: Connection, job: str) -> list[dict[str, Any]]:
     )
     found = [dispute(tx, subject) for subject in sorted(tx.execute(query).scalars())]
     return [each for each in found if each is not None]
+
+
+def disputes(tx: Connection, wanted: docket.Wanted = docket.ALL) -> list[dict[str, Any]]:
+    """Disputes in the order of their last act, each with its story and `seq`, its place in the list."""
+    found = ((case, dispute(tx, case.subject)) for case in docket.cases(tx, "dispute", wanted))
+    return [{"seq": case.seq, **shown} for case, shown in found if shown is not None]
 
 
 def dispute(tx: Connection, subject: str) -> dict[str, Any] | None:

@@ -132,6 +132,7 @@ def ours_of(tx: Connection, firm: str, project: str) -> int:
         .join(invoices, invoices.c.number == invoice_jobs.c.invoice)
         .join(contracts, contracts.c.id == invoices.c.contract)
         .where(contracts.c.buyer == firm, (contracts.c.id == project) | (contracts.c.project == project))
+        .distinct()  # a job whose invoice was voided stands on the next one too
     )
     return sum(sum(due_of(tx, job).values()) for job in tx.execute(query).scalars())
 

@@ -3,8 +3,14 @@
     settlement:JOB:N#TOTAL        settlement:JOB:N/LINE#FIELD     a settlement's totals and lines
     statement:JOB#TOTAL           statement-firm:FIRM#TOTAL       a statement's totals
     ACCOUNT#COUNTER               TRANSFER                        any account of the trial balance, any transfer by id
+    tranche:FIRM:ID               tranche:FIRM:PROGRAMME:YEAR     a tranche issued, and what is left of a year's
     hold:LEASE:YEAR:GENERATION    price:POOL                      a hold, a pool's price
     listing:POOL#FIELD            STREAM:SEQ                      a listing's net price, any record of a chain
+    refund_ID#FIELD               invoice:NUMBER#FIELD            what a refund returned, what an invoice comes to
+    batch_ID#FIELD                batch_ID/ITEM#FIELD             a clearing batch's totals and items
+    payment:BATCH:REFERENCE       clawback:OF:N                   what the treasury paid, what has to come back
+    project:ID#amount_fen         application:ID#FIELD            grants: the server subsidy, the model voucher
+    support:FIRM:PROJECT#FIELD    other_ID                        the choice of the best one (clause 4.4), another support
 
 Without `#`, everything that is shown under the id. Reads only.
 """
@@ -18,13 +24,19 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
+from metering import exclusion, subsidy_evidence
 from metering import explain_books as books
+from metering import explain_clearing as cleared
+from metering import explain_grants as grants
+from metering import explain_papers as papers
 from metering import explain_settlement as settled
 from metering import explain_tree as tree
 from metering.checkpoint import STREAMS
+from metering.explain_past import told
 from metering.explain_records import Reader
 from metering.explain_tree import Node
 from metering.parameters import OriginRegister, Registry, load_origin_register
+from metering.programme_schema import refunds
 from metering.schema import accounts, firms, settlements
 from scheduler.refusal import Refusal
 from scheduler.schema import jobs
@@ -37,9 +49,19 @@ FORMS = {
     "statement-firm": "statement-firm:FIRM#payable_fen",
     "room": "room:FIRM:compute_voucher:YEAR#available",
     "pool": "pool:compute_voucher:YEAR#available",
+    "tranche": "tranche:FIRM:compute_voucher:YEAR#available",
     "hold": "hold:LEASE:YEAR:GENERATION",
     "price": "price:POOL",
     "listing": "listing:POOL#net_fen_per_device_hour",
+    "refund": "refund_ID#voucher_fen",
+    "batch": "batch_ID/ITEM#deduction_fen",
+    "payment": "payment:BATCH:REFERENCE",
+    "clawback": "clawback:JOB:N",
+    "invoice": "invoice:NUMBER#net_fen",
+    "project": "project:ID#amount_fen",
+    "application": "application:ID#amount_fen",
+    "support": "support:FIRM:PROJECT#ours_fen",
+    "other": "other_ID",
 }
 LONGEST = 400
 
@@ -102,8 +124,16 @@ class _Asked:
             "hold": lambda _: self._hold(base),
             "price": self._price,
             "listing": self._listing,
+            "payment": lambda _: self._payment(base),
+            "clawback": lambda _: self._clawback(base),
+            "invoice": self._invoice,
+            "project": lambda _: self._project(base),
+            "application": lambda _: self._application(base),
+            "support": self._support,
         }
-        found = forms[head](rest) if head in forms else None
+        minted = {"refund": self._refund, "batch": self._batch, "other": self._other}
+        word = base.split("_")[0]
+        found = forms[head](rest) if head in forms else minted[word](base) if word in minted else None
         return found or self._transfer(base) or self._account(base) or self._record(base)
 
     def _mine(self, firm: str | None) -> bool:
@@ -149,6 +179,72 @@ class _Asked:
             return None
         return books.LISTING, lambda name: books.listing(self.reader, row, name, self.register, self.now)
 
+    def _refund(self, base: str) -> Found | None:
+        row = cleared.refund_row(self.reader, base)
+        if row is None or not self._mine(self._firm_of_job(row["job"])):
+            return None
+        return cleared.REFUND, lambda name: cleared.refund(self.reader, row, name)
+
+    def _batch(self, base: str) -> Found | None:
+        """A batch is its provider's and the zone's, not a firm's."""
+        identity, slash, number = base.partition("/")
+        if self.firm is not None or not cleared.batch_known(self.reader, identity):
+            return None
+        if not slash:
+            return cleared.BATCH, lambda name: cleared.batch(self.reader, identity, name)
+        rows = cleared.item_rows(self.reader, identity)
+        if not (number.isascii() and number.isdecimal()) or not 1 <= int(number[:9]) <= len(rows):
+            return None
+        place = int(number)
+        return cleared.ITEM_FIELDS, lambda name: cleared.item(self.reader, rows[place - 1], place, name)
+
+    def _payment(self, base: str) -> Found | None:
+        row = cleared.payment_row(self.reader, base)
+        return None if row is None or self.firm is not None else ((), lambda _: cleared.payment(self.reader, row))
+
+    def _clawback(self, base: str) -> Found | None:
+        story = cleared.clawback_steps(self.reader, base)
+        if not story or not self._mine(told(story[0]).get("party")):
+            return None
+        return (), lambda _: cleared.clawback(self.reader, base)
+
+    def _invoice(self, number: str) -> Found | None:
+        row = papers.invoice_row(self.reader, number)
+        if row is None or not self._mine(row["buyer"]):
+            return None
+        return papers.INVOICE, lambda name: papers.invoice(self.reader, number, name)
+
+    def _project(self, base: str) -> Found | None:
+        """A server project is its provider's and the zone's, not a firm's."""
+        if self.firm is not None or not grants.project_steps(self.reader, base):
+            return None
+        shown = None
+        if not grants.granted(self.reader, base):
+            policy = grants.current_policy(self.reader)
+            name = base.removeprefix("project:")
+            document = subsidy_evidence.application_document(self.reader.tx, name, policy, self.now)
+            shown = document["amount_fen"] if document is not None else None
+        return ("amount_fen",), lambda _: grants.project(self.reader, base, self.now, shown)
+
+    def _application(self, base: str) -> Found | None:
+        story = grants.application_steps(self.reader, base)
+        if not story or not self._mine(told(story[0]).get("firm")):
+            return None
+        return grants.application_fields(self.reader, base), lambda name: grants.application(self.reader, base, name)
+
+    def _support(self, rest: str) -> Found | None:
+        firm, _, project = rest.partition(":")
+        if not self._mine(firm) or not grants.support_rows(self.reader, firm, project):
+            return None
+        found = exclusion.comparison(self.reader.tx, firm, project)
+        shown = {name: found[name] for name in ("ours_fen", "best_other_fen")}
+        shown["given_fen"] = max(shown.values())
+        return grants.SUPPORT, lambda name: grants.support(self.reader, firm, project, name, shown[name])
+
+    def _other(self, base: str) -> Found | None:
+        row = grants.other_row(self.reader, base)
+        return None if row is None or not self._mine(row["firm"]) else ((), lambda _: grants.other(self.reader, row))
+
     def _transfer(self, base: str) -> Found | None:
         found = self.reader.transfer(base)
         if found is None or not self._mine(self._firm_of(found[0])):
@@ -158,10 +254,13 @@ class _Asked:
     def _firm_of(self, row: Any) -> str | None:
         """Whose transfer it is: the job's firm, or the firm whose account it moves."""
         if row["job"] is not None:
-            owner = self.reader.tx.execute(select(jobs.c.firm).where(jobs.c.id == row["job"])).scalar()
-            return str(owner) if owner is not None else None
+            return self._firm_of_job(row["job"])
         own = (self.firm for side in ("debit", "credit") if self.firm in row[side].split(":"))
         return next(own, None)
+
+    def _firm_of_job(self, job: str) -> str | None:
+        owner = self.reader.tx.execute(select(jobs.c.firm).where(jobs.c.id == job)).scalar()
+        return str(owner) if owner is not None else None
 
     def _account(self, base: str) -> Found | None:
         row = books.account_row(self.reader, base)
@@ -183,7 +282,8 @@ class _Asked:
         near = difflib.get_close_matches(base, list(self._known(words)), n=1, cutoff=0.7)
         if near:
             return near[0]
-        form = difflib.get_close_matches(words[0] if words else "", FORMS, n=1, cutoff=0.5)
+        first = words[0].split("_")[0] if words and words[0] not in FORMS else words[0] if words else ""
+        form = difflib.get_close_matches(first, FORMS, n=1, cutoff=0.5)
         return FORMS[form[0]] if form else FORMS["settlement"]
 
     def _known(self, words: list[str]) -> Iterable[str]:
@@ -193,6 +293,12 @@ class _Asked:
         newest = select(settlements.c.id, settlements.c.firm).order_by(settlements.c.seq.desc()).limit(200)
         for query in (named, newest):
             yield from (row.id for row in tx.execute(query) if self._mine(row.firm))
+        yield from grants.known(self.reader, self.firm)
+        if self.firm is None:
+            yield from cleared.known(self.reader)
+        for refund in tx.execute(select(refunds.c.id, refunds.c.job).order_by(refunds.c.seq.desc()).limit(200)):
+            if self.firm is None or self._firm_of_job(refund.job) == self.firm:
+                yield refund.id
         ids = select(accounts.c.id)
         if words:
             ids = ids.where(

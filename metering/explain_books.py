@@ -10,12 +10,13 @@ from typing import Any
 from sqlalchemy import or_, select
 
 from metering import explain_tree as tree
+from metering.explain_moves import moved
 from metering.explain_records import TRANSFER, Reader, ruled
 from metering.explain_records import clause as clause_node
 from metering.explain_settlement import Story, read_story
 from metering.explain_tree import Node
 from metering.facts import holds_at
-from metering.ledger import AccountId, Code, Phase, bounded, provider_revenue
+from metering.ledger import AccountId, Code, Phase, bounded, provider_revenue, spent_of
 from metering.parameters import OriginRegister, Policy
 from metering.parameters.policy import FIRM_CAP, POOL
 from metering.schema import accounts, holds, platform, prices, transfers
@@ -106,13 +107,18 @@ def transfer(reader: Reader, row: Mapping[Any, Any]) -> Node:
 
 
 def _derived(reader: Reader, row: Mapping[Any, Any]) -> tuple[int | None, list[Node]]:
-    if row["code"] in CAPS:
+    if row["code"] in CAPS and ":compute_voucher:" in row["credit"]:
         return _cap(reader, row)
     if row["phase"] == Phase.PENDING.value:
         return _held(reader, row)
     if row["phase"] in (Phase.VOID.value, Phase.EXPIRE.value):
         pending = reader.transfer(row["pending_id"])
         return 0, [tree.note("explain.released"), *([pending[1]] if pending else [])]
+    found = moved(reader, row)
+    if found is not None:
+        return found
+    if row["code"] == Code.REISSUE.value:  # as much as the draw that follows takes from the same room
+        row = {**row, "code": Code.DRAW.value, "debit": row["credit"], "credit": spent_of(row["credit"])}
     code = next((c for c, back in BACK.items() if row["code"] in (c.value, back.value)), None)
     story = read_story(reader, row["settlement"]) if row["settlement"] and code is not None else None
     if story is None or code is None or story.worked is None:
@@ -141,7 +147,8 @@ def _asked(reader: Reader, row: Mapping[Any, Any], code: Code, story: Story) -> 
     for one in reader.tx.execute(query.order_by(transfers.c.seq)).mappings():
         sign = 1 if one["code"] == code.value else -1
         pair = (one["debit"], one["credit"]) if sign > 0 else (one["credit"], one["debit"])
-        if pair == (debit, credit) and (year is None or _year_of(one["id"]) == year):
+        same = pair[1] == credit if code is Code.DRAW else pair == (debit, credit)  # of the pool or of a tranche of it
+        if same and (year is None or _year_of(one["id"]) == year):
             before += sign * one["amount_fen"]
             earlier.append(one)
     target = tree.total("sum_of_lines", [number for _, _, number in numbers])
@@ -159,8 +166,10 @@ def _asked(reader: Reader, row: Mapping[Any, Any], code: Code, story: Story) -> 
 
 
 def _year_of(identity: str) -> int | None:
-    """The year in `…:draw:YEAR:KIND` or `hold:LEASE:YEAR:GENERATION:KIND:post`."""
+    """The year in `…:draw:YEAR:KIND`, `hold:LEASE:YEAR:GENERATION:KIND:post` or `…:reissue:ROOM`."""
     parts = identity.split(":")
+    if "reissue" in parts:
+        return int(parts[-1]) if parts[-1].isdecimal() else None
     text = parts[-2] if "draw" in parts else parts[-4] if parts[0] == "hold" and len(parts) >= 6 else ""
     return int(text) if text.isdecimal() else None
 

@@ -116,6 +116,12 @@ def least(formula: str, bounds: Mapping[str, int]) -> Node:
     return arithmetic(formula, f"min({text})", min(bounds.values()))
 
 
+def greatest(formula: str, amounts: Mapping[str, int]) -> Node:
+    """The largest of named amounts, fen."""
+    text = ", ".join(f"{name} {fen}" for name, fen in amounts.items())
+    return arithmetic(formula, f"max({text})", max(amounts.values()))
+
+
 def ceiling(fees: int, rate_bp: int) -> Node:
     """Design §5 rule 2: ⌊Σ fee × basis points / 10000⌋."""
     return arithmetic("ceiling", f"floor({fees} × {rate_bp} / {BASIS_POINTS})", ceiling_fen(fees, rate_bp))

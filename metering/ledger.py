@@ -60,6 +60,10 @@ class Code(enum.StrEnum):
     WITHDRAW = "withdraw"
     LAPSE = "lapse"
     TRANCHE = "tranche"
+    TRANCHE_BACK = "tranche_back"
+    REISSUE = "reissue"
+    LINK = "link"
+    SHARE = "share"
 
 
 def authority(year: int | str, programme: str = PROGRAMME) -> AccountId:
@@ -79,6 +83,21 @@ def cap_source(programme: str = PROGRAMME) -> AccountId:
 def firm_room(firm: str, year: int | str, programme: str = PROGRAMME) -> AccountId:
     """What a firm may still draw in a year (clauses 2.1.1, 2.4.7); a room."""
     return AccountId(f"room:{firm}:{programme}:{year}")
+
+
+def tranche_room(firm: str, year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What of the pool was issued to a firm for a year and is not drawn or held (clause 2.1.1, claim mode tranche); a room."""
+    return AccountId(f"tranche:{firm}:{programme}:{year}")
+
+
+def shared_room(subject: str, year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What firms that are linked may still draw together in a year (clause 2.1.1, cap subject linked_firms); a room."""
+    return AccountId(f"room:linked:{subject}:{programme}:{year}")
+
+
+def link_source(subject: str, year: int | str, programme: str = PROGRAMME) -> AccountId:
+    """What linked firms gave up of their caps, so that together they have one; goes back when the link ends."""
+    return AccountId(f"capsrc:linked:{subject}:{programme}:{year}")
 
 
 def contract_room(contract: str) -> AccountId:
@@ -158,16 +177,42 @@ def beneficiary(party: str, programme: str) -> AccountId:
     return AccountId(f"beneficiary:{party}:{programme}")
 
 
-def draw_pairs(firm: str, year: int, contract: str | None) -> tuple[tuple[str, AccountId, AccountId], ...]:
-    """(kind, debit, credit) of the rooms a draw takes from: the firm's, the contract's, and the pool last (lock order)."""
-    found = [("firm", firm_room(firm, year))]
+def draw_pairs(
+    firm: str, year: int, contract: str | None, *, tranche: bool = False
+) -> tuple[tuple[str, AccountId, AccountId], ...]:
+    """(kind, debit, credit) of the rooms a draw takes from: the firm's, the contract's, and the pool last (lock order).
+
+    tranche: the pool's money was issued to the firm before and is taken from there; it counts as spent of the pool all the
+    same, so that what is given back of it, along the pairs without it, is in the pool of its year again.
+    """
+    found = [("firm", firm_room(firm, year), firm_spent(firm, year))]
     if contract is not None:
-        found.append(("contract", contract_room(contract)))
-    found.append(("pool", pool_room(year)))
-    return tuple((kind, room, spent_of(room)) for kind, room in found)
+        found.append(("contract", contract_room(contract), spent_of(contract_room(contract))))
+    source = tranche_room(firm, year) if tranche else pool_room(year)
+    found.append(("tranche" if tranche else "pool", source, pool_spent(year)))
+    return tuple(found)
 
 
-ENTITLEMENT = frozenset({"authority", "pool", "capsrc", "room", "spent", "lapsed"})
+def is_firm_room(account: AccountId) -> bool:
+    """True for the room of one firm and year, not for a contract's, a project's, a batch's or linked firms' shared one."""
+    parts = account.split(":")
+    return parts[0] == "room" and len(parts) == 4 and parts[1] not in ("contract", "project", "clearing", "linked")
+
+
+def released(transfers: Iterable[Transfer], held: Mapping[str, int]) -> dict[AccountId, int]:
+    """By how many fen the transfers change what each room has available. held: amounts of pending ones they resolve."""
+    found: dict[AccountId, int] = {}
+    waiting = dict(held)
+    for transfer in transfers:
+        if transfer.phase is Phase.PENDING:
+            waiting[transfer.id] = transfer.amount_fen
+        change = effect(transfer, waiting.get(transfer.pending_id) if transfer.pending_id is not None else None)
+        found[transfer.debit] = found.get(transfer.debit, 0) - change.posted - change.pending
+        found[transfer.credit] = found.get(transfer.credit, 0) + change.posted
+    return {account: fen for account, fen in found.items() if bounded(account)}
+
+
+ENTITLEMENT = frozenset({"authority", "pool", "capsrc", "room", "spent", "lapsed", "tranche"})
 
 
 def ledger_of(account: AccountId) -> str:
@@ -177,7 +222,7 @@ def ledger_of(account: AccountId) -> str:
 
 def bounded(account: AccountId) -> bool:
     """Rooms may not go below zero; every cap of the policy is one."""
-    return account.split(":")[0] in ("pool", "room")
+    return account.split(":")[0] in ("pool", "room", "tranche")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

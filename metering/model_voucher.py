@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from metering import acts, clawback, contracts, exclusion, store
+from metering import acts, clawback, contracts, docket, exclusion, store
 from metering.acts import Actor
 from metering.facts import holds_at
 from metering.ledger import (
@@ -263,7 +263,7 @@ def document(tx: Connection, application: str) -> dict[str, Any] | None:
     }
 
 
-def applications(tx: Connection, firm: str | None) -> list[dict[str, Any]]:
-    """Every application, of one firm or of all."""
-    found = [document(tx, case["subject"]) for case in acts.subjects(tx, "application")]
-    return [each for each in found if each is not None and firm in (None, each["firm"])]
+def applications(tx: Connection, wanted: docket.Wanted = docket.ALL) -> list[dict[str, Any]]:
+    """Applications in the order of their last act, each as its document with `seq`, its place in the list."""
+    found = ((case, document(tx, case.subject)) for case in docket.cases(tx, "application", wanted, party_is="firm"))
+    return [{"seq": case.seq, **shown} for case, shown in found if shown is not None]

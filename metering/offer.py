@@ -7,10 +7,15 @@ unknown, not as zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.accelerator import Origin
 from adapters.catalog import Chip
+
+if TYPE_CHECKING:
+    from scheduler.netcost import Cost
+    from scheduler.shadow import ShadowPrice
+    from scheduler.snapshot import Terms
 
 GOAL_PFLOPS = (
     10_000  # the zone's own goal for 2026, 京技管发〔2024〕10号, general objectives; stated without a precision
@@ -50,6 +55,48 @@ def listing_of(
         "devices_allocated": sum(1 for d in devices if d["held"]),
         "listed_at": pool["created_at"],
     }
+
+
+def quote_of(model: str, terms: Terms, most: Cost, expected: Cost | None, shadow: ShadowPrice | None) -> dict[str, Any]:
+    """One alternative of a quote: what is held for the whole time limit, what is expected, and what the choice compares.
+
+    most: of the time limit; expected: of the predicted time, None = not predicted, and then the time limit is compared.
+    effective_fen = gross − draw · (1 − λ), design section 7. shadow_price says what λ follows from; None = not computed.
+    """
+    compared = expected or most
+    return {
+        "pool": terms.pool,
+        "model": model,
+        "price_fen_per_device_hour": terms.price_fen_per_device_hour,
+        "rate_bp": terms.rate_bp,
+        "predicted_ms": expected.duration_ms if expected else None,
+        "time_limit_ms": most.duration_ms,
+        "at_most": {"gross_fen": most.gross_fen, "draw_fen": most.draw_fen, "net_fen": most.net_fen},
+        "expected": {"gross_fen": expected.gross_fen, "draw_fen": expected.draw_fen, "net_fen": expected.net_fen}
+        if expected
+        else None,
+        "effective_fen": compared.effective_fen,
+        "shadow_price": {
+            "permille": terms.shadow_price_permille,
+            "firm_permille": shadow.firm_permille if shadow else None,
+            "pool_permille": shadow.pool_permille if shadow else None,
+            "room_fen": terms.room_fen,
+            "wanted_fen": shadow.wanted_fen if shadow else None,
+            "days_left": shadow.days_left if shadow else None,
+        },
+    }
+
+
+def ranked(quotes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Best first by effective_fen, then pool; each with net_saved_fen, what the first one saves the firm against it.
+
+    The expected net where both are predicted, else of the time limit; below 0 where room is kept for later.
+    """
+    found = sorted((dict(one) for one in quotes), key=lambda one: (one["effective_fen"], one["pool"]))
+    for one in found:
+        part = "expected" if one["expected"] and found[0]["expected"] else "at_most"
+        one["net_saved_fen"] = one[part]["net_fen"] - found[0][part]["net_fen"]
+    return found
 
 
 def capacity_of(listings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,19 +18,18 @@ from sqlalchemy import Connection, RowMapping, func, select
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import canonical, instant, timestamp
-from metering import acts, contracts, refunding, review, rooms, store
+from metering import acts, contracts, draws, linking, refunding, review, rooms, store, tranche
 from metering.ledger import (
-    PROGRAMME,
     AccountId,
     Code,
-    Phase,
     Transfer,
     differences,
-    draw_pairs,
     firm_payable,
     provider_revenue,
+    released,
     treasury_committed,
 )
+from metering.parameters.policy import REFILL
 from metering.programme_schema import price_corrections, refunds
 from metering.reading import Reading
 from metering.schema import settlement_lines, settlements
@@ -37,6 +37,7 @@ from metering.statement import lines_of
 from metering.year import local_year
 from scheduler import journal
 from scheduler.clock import from_ms, to_ms
+from scheduler.lease import Cause
 from scheduler.schema import usage_records
 from scheduler.usage import UsageKind
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from metering.budget import VoucherBudget
 
 SAMPLING = "review.sampling"  # ‰ of settlements that are looked at whatever they say
-DRAWS, DRAWS_BACK = (Code.DRAW,), (Code.REVERSE_DRAW,)
+REISSUE = "reissue"  # the answer under which what came back to a closed year may be drawn again by the job it came from
 
 
 def charge(budget: VoucherBudget, tx: Connection, jobs: Sequence[str], now: datetime, *, final: bool) -> None:
@@ -67,8 +68,11 @@ def charge(budget: VoucherBudget, tx: Connection, jobs: Sequence[str], now: date
         _issue(budget, tx, position, done, now)
     for one in done:  # last: what corrections and refunds brought back to a closed year has lapsed with it
         for year in one.years:
-            if reading.state("year", f"{PROGRAMME}:{year}") == "closed":
-                rooms.lapse(tx, year, f"{one.settlement}:lapse", now)
+            if reading.closed(year):
+                rooms.lapse_returned(tx, year, one.job, one.settlement, now)
+    for firm in sorted({one.firm for one in done}):
+        if reading.shares(firm):
+            linking.gather_firm(tx, budget.policy, firm, now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,32 +139,36 @@ def _settled(
     held: dict[int, int] = {}
     for row in open_holds:
         held[row["year"]] = held.get(row["year"], 0) + row["amount_fen"]
-    posted = _drawn(movements, firm)
+    posted = draws.drawn(movements)
+    zone = budget.policy.zone
+    shut = {year for year in {*posted, *draws.returned(movements)} if reading.closed(year)}
+    undone = draws.returned(movements) if budget.policy.answer_at(REFILL, now) == REISSUE else {}
+    undone = {year: undone.get(year, 0) for year in shut}
     under = billed_under(reading, job, firm, provider_of)
     # Holds of years the usage has not reached stay held: their part of a contract's room is not there for this one.
     reached = {y for entry in usage for y in _years(entry, budget)}
     usable = {year: fen for year, fen in held.items() if final or year in reached}
+    frozen = budget.voucher_state(reading, firm, asked.voucher, under or asked.contract) == "frozen"
+    undone = {} if frozen else undone
+    again = {year: draws.peak(movements, year) - posted.get(year, 0) if fen else 0 for year, fen in undone.items()}
     case = budget.case(
-        reading, firm, asked, usage, posted=posted, held=usable, providers=provider_of, billed_under=under
-    )
+        reading, firm, asked, usage, posted=posted, held=usable, providers=provider_of, billed_under=under,
+        returned=again if job in position.refunded else undone, now=now,
+    )  # fmt: skip
     out = budget.settle_case(case)
     if job in position.refunded:
-        frozen = budget.voucher_state(reading, firm, asked.voucher, under or asked.contract) == "frozen"
-        out = _within_rooms(
-            budget, reading, case, out, firm, asked.contract, movements, position.refunds[job], provider_of, frozen
-        )
+        issued = {year for year in budget.policy.years if tranche.in_use(budget.policy, year, now)} - shut
+        left = _left(reading, firm, asked.contract, undone, frozen)
+        out = _within_rooms(budget, case, out, left, movements, position.refunds[job], provider_of, issued)
     number = position.numbers.get(job, 0) + 1
     settlement = settlement_id(job, number)
     target: dict[int, int] = {}
     for line in out["lines"]:
         target[line["year"]] = target.get(line["year"], 0) + line["deduction_fen"]
-    over = {year for year in held if final or year < local_year(now, budget.policy.zone)}
-    transfers, still = _draw(
-        budget, reading.tx, open_holds, job, firm, asked.contract, settlement, target, posted, over
-    )
-    for year in sorted({*target, *posted, *held}):
-        drawn = target.get(year, 0) - posted.get(year, 0)
-        reading.gave(firm, asked.contract, year, drawn + still.get(year, 0) - held.get(year, 0))
+    over = {year for year in held if final or year < local_year(now, zone)}
+    missing = {year: target.get(year, 0) - posted.get(year, 0) for year in {*target, *posted}}
+    transfers = draws.draw(budget, reading, open_holds, job, firm, asked.contract, settlement, missing, over, shut, now)
+    reading.gave(firm, asked.contract, released(transfers, draws.pending(open_holds, transfers)))
     transfers += _cash(movements, job, firm, settlement, out["lines"], provider_of)
     record = {
         "id": settlement,
@@ -252,14 +260,11 @@ def entries(records: Sequence[Mapping[str, Any]], budget: VoucherBudget) -> tupl
     """Usage entries of a case from stored records, and each lease's provider.
 
     RUN records of a lease that touch are one entry, as if no midnight had cut them; a lease the platform lost is priced
-    0 throughout; an entry is cut where the origin register changes. STARTING and SUSPENDED are recorded, not settled.
+    0 throughout, a preempted one from where its LOST records begin; an entry is cut where the origin register changes.
+    STARTING and SUSPENDED are recorded, not settled.
     """
-    lost = {r["lease"] for r in records if r["kind"] == UsageKind.LOST.value}
     merged: list[dict[str, Any]] = []
-    for record in records:
-        if record["kind"] not in (UsageKind.RUN.value, UsageKind.LOST.value):
-            continue
-        price = 0 if record["lease"] in lost else record["price_fen_per_device_hour"]
+    for record, price in _priced(records):
         last = merged[-1] if merged else None
         same = last is not None and all(last[k] == record[k] for k in ("lease", "model", "devices", "share_permille"))
         if last is not None and same and last["price"] == price and last["end_ms"] == record["start_ms"]:
@@ -286,17 +291,32 @@ def entries(records: Sequence[Mapping[str, Any]], budget: VoucherBudget) -> tupl
     return found, {r["lease"]: r["provider"] for r in records}
 
 
+def _priced(records: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], int]]:
+    """RUN and LOST records with their price, cut where the platform's loss begins; what only marks that is left out."""
+    lost: dict[str, int] = {}
+    for record in records:
+        if record["kind"] == UsageKind.LOST.value:
+            since = record["start_ms"] if record["cause"] == Cause.PREEMPTED.value else 0
+            lost[record["lease"]] = min(since, lost.get(record["lease"], since))
+    kept = [r for r in records if r["kind"] in (UsageKind.RUN.value, UsageKind.LOST.value)]
+    counted = Counter(r["lease"] for r in kept)
+    for record in kept:
+        start, end, price = record["start_ms"], record["end_ms"], record["price_fen_per_device_hour"]
+        since = lost.get(record["lease"], end)
+        if record["kind"] == UsageKind.LOST.value and start == end and counted[record["lease"]] > 1:
+            continue
+        if start < since < end:
+            yield {**record, "end_ms": since}, price
+            yield {**record, "start_ms": since}, 0
+        else:
+            yield record, 0 if record["lease"] in lost and start >= since else price
+
+
 def _origin_cuts(record: Mapping[str, Any], budget: VoucherBudget) -> Iterable[tuple[datetime, datetime]]:
     start, end = from_ms(record["start_ms"]), from_ms(record["end_ms"])
     edges = [e for e in budget.register.edges(record["vendor"], record["model"]) if start < e < end]
     points = [start, *sorted(edges), end]
     return itertools.pairwise(points)
-
-
-def _drawn(movements: store.Movements, firm: str) -> dict[int, int]:
-    moved = store.net_of(movements, DRAWS, DRAWS_BACK)
-    prefix = f"room:{firm}:"
-    return {int(d.rsplit(":", 1)[1]): fen for (d, _), fen in moved.items() if d.startswith(prefix)}
 
 
 def _years(entry: Mapping[str, Any], budget: VoucherBudget) -> range:
@@ -307,32 +327,53 @@ def _years(entry: Mapping[str, Any], budget: VoucherBudget) -> range:
     return range(first, last + 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What a job may draw beyond what it has drawn and holds, by year. contract: over all years, None without one."""
+
+    firm: Mapping[int, int]
+    pool: Mapping[int, int]
+    contract: int | None
+
+
+def _left(reading: Reading, firm: str, contract: str | None, undone: Mapping[int, int], frozen: bool) -> Left:
+    if frozen:
+        return Left(firm={}, pool={}, contract=None if contract is None else 0)
+    found = reading.rooms(firm)
+    years = {*found["firm"], *found["pool"], *undone}
+    firm_years = {year: found["firm"].get(year, 0) + undone.get(year, 0) for year in years}
+    pool_years = {year: found["pool"].get(year, 0) + undone.get(year, 0) for year in years}
+    return Left(firm=firm_years, pool=pool_years, contract=None if contract is None else reading.contract(contract))
+
+
 def _within_rooms(
     budget: VoucherBudget,
-    reading: Reading,
     case: dict[str, Any],
     out: dict[str, Any],
-    firm: str,
-    contract: str | None,
+    left: Left,
     movements: store.Movements,
     amounts: Sequence[int],
     provider_of: Mapping[str, str],
-    frozen: bool,
+    issued: Collection[int],
 ) -> dict[str, Any]:
     """The settlement of a job with refunds, in the largest rooms in which what it draws net of them is there to be drawn.
 
     What refunds brought back may be drawn by others since, and a correction that shrinks a refund's share takes from it.
+    issued: years drawn through tranches, where a draw takes from the tranche and a refund's share moves in the pool.
     """
-    drawn, back, rooms_left = _drawn(movements, firm), _refunded(movements, firm), reading.rooms(firm)
+    drawn, back = draws.drawn(movements), draws.refunded(movements)
 
     def excess(found: Mapping[str, Any], year: int) -> int:
         lines = [{**line, "provider": provider_of[line["lease"]]} for line in found["lines"]]
         parts = refunding.shares_of(refunding.classes_of(lines), amounts)
-        net = sum(p.billed.deduction_fen - p.voucher_fen for p in parts if p.billed.year == year)
-        left = min(rooms_left["firm"].get(year, 0), rooms_left["pool"].get(year, 0))
-        left = min(left, reading.contract(contract)) if contract is not None else left
-        left = 0 if frozen else left
-        return net - (drawn.get(year, 0) - back.get(year, 0)) - left
+        gross = sum(p.billed.deduction_fen for p in parts if p.billed.year == year)
+        net = gross - sum(p.voucher_fen for p in parts if p.billed.year == year)
+        pool = left.pool.get(year, 0)
+        if year in issued:
+            pool += max(gross - drawn.get(year, 0), 0)
+        most = min(left.firm.get(year, 0), pool)
+        most = min(most, left.contract) if left.contract is not None else most
+        return net - (drawn.get(year, 0) - back.get(year, 0)) - most
 
     def settled(year: int, room: int) -> dict[str, Any]:
         for kind in ("pool", "firm"):
@@ -348,57 +389,6 @@ def _within_rooms(
             fits, above = (room, above) if excess(settled(year, room), year) <= 0 else (fits, room)
         out = settled(year, max(fits, 0))
     return out
-
-
-def _refunded(movements: store.Movements, firm: str) -> dict[int, int]:
-    """What refunds brought back to the firm's rooms: there already, so no room of this job besides."""
-    found: dict[int, int] = {}
-    prefix = f"room:{firm}:"
-    for code, debit, credit, fen in movements:
-        if code is Code.REFUND_DRAW and prefix in (debit[: len(prefix)], credit[: len(prefix)]):
-            room, sign = (credit, 1) if credit.startswith(prefix) else (debit, -1)
-            year = int(room.rsplit(":", 1)[1])
-            found[year] = found.get(year, 0) + sign * fen
-    return found
-
-
-def _draw(
-    budget: VoucherBudget,
-    tx: Connection,
-    open_holds: Sequence[Mapping[Any, Any]],
-    job: str,
-    firm: str,
-    contract: str | None,
-    settlement: str,
-    target: Mapping[int, int],
-    posted: Mapping[int, int],
-    over: Collection[int],
-) -> tuple[list[Transfer], dict[int, int]]:
-    """What takes the deduction from the rooms, from the holds first and the rest at once; and what stays held.
-
-    over: years of which nothing more will be used, so that their holds are released.
-    """
-    missing = {year: target.get(year, 0) - posted.get(year, 0) for year in {*target, *posted}}
-    batch: list[Transfer] = []
-    still: dict[int, int] = {}
-    for hold in open_holds:
-        year = hold["year"]
-        used = min(max(missing.get(year, 0), 0), hold["amount_fen"])
-        rest = hold["amount_fen"] - used
-        if used or year in over:
-            phase = Phase.POST if used else Phase.VOID
-            batch += budget.resolution(tx, hold, used, phase, settlement)
-            if rest and year not in over:
-                batch += budget.renewal(tx, hold, rest)
-                still[year] = still.get(year, 0) + rest
-        else:
-            still[year] = still.get(year, 0) + hold["amount_fen"]
-        missing[year] = missing.get(year, 0) - used
-    for year, amount in sorted(missing.items()):
-        for kind, room, spent in draw_pairs(firm, year, contract):
-            key = f"{settlement}:draw:{year}:{kind}"
-            batch += store.signed(key, Code.DRAW, Code.REVERSE_DRAW, (room, spent), amount, job, settlement)
-    return batch, still
 
 
 def _cash(

@@ -5,13 +5,25 @@ Writers are serial, so facts cannot change under the reader; rooms change only b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from metering import acts, exclusion, standing, store
 from metering.facts import Interval
-from metering.ledger import contract_room
+from metering.ledger import (
+    PROGRAMME,
+    AccountId,
+    Code,
+    Phase,
+    Transfer,
+    contract_room,
+    firm_room,
+    pool_room,
+    shared_room,
+    tranche_room,
+)
 from metering.programme_schema import other_supports
 
 Years = dict[int, int]
@@ -26,9 +38,9 @@ class Reading:
         self._related: dict[tuple[str, str], tuple[Interval, ...]] = {}
         self._states: dict[tuple[str, str], str] = {}
         self._rights: dict[str, dict[str, Any] | None] = {}
-        self._rooms: dict[str, Years] = {}
-        self._pool: Years | None = None
-        self._contracts: dict[str, int] = {}
+        self._rooms: dict[AccountId, int] = {}
+        self._years: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._subjects: dict[str, dict[int, str]] = {}
         self._supported: frozenset[str] | None = None
         self._foregone: dict[tuple[str, str], bool] = {}
 
@@ -60,20 +72,70 @@ class Reading:
         return self._rights[firm]
 
     def rooms(self, firm: str) -> dict[str, Years]:
-        """What is left now of the pool and the firm's rooms, per year."""
-        if firm not in self._rooms:
-            found = store.rooms(self.tx, firm)
-            self._rooms[firm] = found["firm"]
-            if self._pool is None:
-                self._pool = found["pool"]
-        assert self._pool is not None, "read with the first firm"
-        return {"pool": self._pool, "firm": self._rooms[firm]}
+        """What is left now of the pool and the firm's rooms, per year; "firm" includes what it shares with linked firms."""
+        self._read(firm)
+        years = self._years[firm]
+        found = {
+            "pool": {year: self._rooms[pool_room(year)] for year in years["pool"]},
+            "firm": {year: self._rooms[firm_room(firm, year)] for year in years["firm"]},
+            "tranche": {year: self._rooms[tranche_room(firm, year)] for year in years["tranche"]},
+        }
+        for year, subject in self._subjects[firm].items():
+            found["firm"][year] = found["firm"].get(year, 0) + self._rooms[shared_room(subject, year)]
+        return found
+
+    def _read(self, firm: str) -> None:
+        if firm in self._years:
+            return
+        apart = store.rooms_apart(self.tx, firm)
+        self._years[firm] = {kind: tuple(years) for kind, years in apart.items()}
+        self._subjects[firm] = store.subjects_of(self.tx, firm) if apart["shared"] else {}
+        named = {
+            **{pool_room(year): fen for year, fen in apart["pool"].items()},
+            **{firm_room(firm, year): fen for year, fen in apart["firm"].items()},
+            **{tranche_room(firm, year): fen for year, fen in apart["tranche"].items()},
+            **{shared_room(subject, year): apart["shared"][year] for year, subject in self._subjects[firm].items()},
+        }
+        for room, fen in named.items():
+            self._rooms.setdefault(room, fen)  # what was read before carries what the batch drew since
+
+    def share(self, firm: str, year: int, amount: int, key: str, changed: Mapping[AccountId, int]) -> list[Transfer]:
+        """What the firm's own room lacks for the amount comes from the room it shares; [] where it shares none.
+
+        changed: what the batch does to rooms before this.
+        """
+        self._read(firm)
+        subject = self._subjects[firm].get(year)
+        own = firm_room(firm, year)
+        lacks = amount - self._rooms.get(own, 0) - changed.get(own, 0)
+        if subject is None or lacks <= 0:
+            return []
+        return [
+            Transfer(
+                id=f"{key}:share:{year}",
+                phase=Phase.POSTED,
+                code=Code.SHARE,
+                debit=shared_room(subject, year),
+                credit=own,
+                amount_fen=lacks,
+            )
+        ]
+
+    def shares(self, firm: str) -> bool:
+        """True where the firm shares its room of any year."""
+        self._read(firm)
+        return bool(self._subjects[firm])
 
     def contract(self, contract: str) -> int:
         """What is left now of a contract's room."""
-        if contract not in self._contracts:
-            self._contracts[contract] = store.balance(self.tx, contract_room(contract)).available
-        return self._contracts[contract]
+        room = contract_room(contract)
+        if room not in self._rooms:
+            self._rooms[room] = store.balance(self.tx, room).available
+        return self._rooms[room]
+
+    def closed(self, year: int) -> bool:
+        """True once the year was closed."""
+        return self.state("year", f"{PROGRAMME}:{year}") == "closed"
 
     def supported(self, firm: str) -> bool:
         """True when any support of the firm from elsewhere is on record."""
@@ -90,10 +152,11 @@ class Reading:
             self._foregone[key] = exclusion.better_elsewhere(self.tx, firm, contract) is not None
         return self._foregone[key]
 
-    def gave(self, firm: str, contract: str | None, year: int, fen: int) -> None:
-        """The rooms have so much less (below zero: more) once the batch is posted."""
-        rooms = self.rooms(firm)
-        for years in rooms.values():
-            years[year] = years.get(year, 0) - fen
+    def gave(self, firm: str, contract: str | None, changed: Mapping[AccountId, int]) -> None:
+        """The rooms have so much more (below zero: less) once the batch is posted."""
+        self._read(firm)
         if contract is not None:
-            self._contracts[contract] = self.contract(contract) - fen
+            self.contract(contract)
+        for room, fen in changed.items():
+            if room in self._rooms:
+                self._rooms[room] += fen

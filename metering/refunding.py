@@ -84,6 +84,9 @@ def refund(
     journal.append(tx, refunds, values)
     spec = json.loads(tx.execute(select(jobs.c.spec).where(jobs.c.id == job)).scalar_one())
     parts = post(tx, job, row["firm"], spec.get("money", {}).get("contract"), row["id"], now)
+    for year in sorted({part.billed.year for part in parts}):
+        if rooms.year_closed(tx, year):
+            rooms.lapse(tx, year, f"refund:{row['id']}:{len(amounts_of(tx, job))}:{year}", now)
     clawback.open_for(tx, job, "REFUNDED", now)
     return {
         "id": identity,
@@ -128,9 +131,6 @@ def post(
             key = f"refund:{settlement}:{number}:{code.value}:{pair[0]}:{pair[1]}"
             batch += store.signed(key, code, code, pair, amount, job, settlement)
     store.post_all(tx, batch, now)
-    for year in sorted({part.billed.year for part in parts}):
-        if rooms.year_closed(tx, year):
-            rooms.lapse(tx, year, f"refund:{settlement}:{number}:{year}", now)
     return parts
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, or_, select
 
-from metering import acts, store
+from metering import acts, store, tranche
 from metering.acts import Actor
-from metering.ledger import PROGRAMME, AccountId, Code, Phase, Transfer, lapsed
+from metering.ledger import PROGRAMME, AccountId, Code, Phase, Transfer, bounded, is_firm_room, lapsed
 from metering.parameters import Policy
-from metering.schema import accounts, holds, reviews
+from metering.schema import accounts, cap_subjects, holds, reviews, transfers
 from metering.year import year_start
 from scheduler.refusal import Refusal
 
@@ -35,17 +35,37 @@ def raise_alerts(tx: Connection, policy: Policy, now: datetime) -> int:
     )
     raised = set(tx.execute(select(reviews.c.id).where(reviews.c.code.startswith("CAP_ALERT_"))).scalars())
     found = 0
+    shared = {(row.firm, row.year) for row in tx.execute(select(cap_subjects))}
     for row in tx.execute(query).mappings():
-        share = row["debits_posted"] * 10_000 // row["credits_posted"]
+        cap = _cap(row, policy)
+        share = (cap - row["credits_posted"] + row["debits_posted"]) * 10_000 // cap
+        if is_firm_room(row["id"]) and _firm_and_year(row["id"]) in shared:
+            continue  # the shared room is the one that fills up
         codes = [f"CAP_ALERT_{threshold // 100}" for threshold in thresholds if share >= threshold]
         new = [code for code in codes if f"{code}:{row['id']}" not in raised]
         if not new or row["id"].startswith("room:clearing:") or _closed(tx, row):
             continue
-        facts = {"room": row["id"], "share_bp": share, "cap_fen": row["credits_posted"], "policy": policy.id}
+        facts = {"room": row["id"], "share_bp": share, "cap_fen": cap, "policy": policy.id}
         for code in new:
             store.open_review(tx, code=code, subject=row["id"], facts=facts, now=now, again=False)
             found += 1
     return found
+
+
+def _cap(row: RowMapping, policy: Policy) -> int:
+    """What the room began as: what came back to it since, or went out to tranches and back, is no more of it."""
+    programme, _, year = str(row["id"]).rpartition(":")
+    number = int(year) if year.isdigit() else 0
+    if programme == f"pool:{PROGRAMME}" and number in policy.pool_fen:
+        return policy.pool_fen[number]
+    if programme.startswith("room:linked:") and number in policy.firm_cap_fen:
+        return policy.firm_cap_fen[number]
+    return int(row["credits_posted"])
+
+
+def _firm_and_year(room: str) -> tuple[str, int]:
+    parts = room.split(":")
+    return parts[1], int(parts[3]) if parts[3].isdigit() else 0
 
 
 def _closed(tx: Connection, row: RowMapping) -> bool:
@@ -77,6 +97,8 @@ def close_year(
     done = acts.act(tx, "year", f"{programme}:{year}", "close", actor, now, reason=reason)
     if isinstance(done, Refusal):
         return done
+    if programme == PROGRAMME:
+        tranche.give_back_year(tx, year, now)
     fen = lapse(tx, year, f"close:{programme}:{year}", now, programme)
     return {"programme": programme, "year": year, "state": done, "lapsed_fen": fen}
 
@@ -101,3 +123,35 @@ def lapse(tx: Connection, year: int, key: str, now: datetime, programme: str = P
             store.post(tx, transfer, now)
             left_pool += left if row["id"].startswith("pool:") else 0
     return left_pool
+
+
+def lapse_returned(tx: Connection, year: int, job: str, settlement: str, now: datetime) -> None:
+    """What a settlement brought back to rooms of a closed year, net, has lapsed, on record as this job's.
+
+    So that a later correction of the job may draw at most that again.
+    """
+    query = select(transfers.c.debit, transfers.c.credit, transfers.c.amount_fen).where(
+        transfers.c.job == job,
+        transfers.c.settlement == settlement,
+        transfers.c.phase.in_((Phase.POSTED.value, Phase.POST.value)),
+    )
+    net: dict[AccountId, int] = {}
+    for row in tx.execute(query):
+        net[row.debit] = net.get(row.debit, 0) - row.amount_fen
+        net[row.credit] = net.get(row.credit, 0) + row.amount_fen
+    ending = f":{PROGRAMME}:{year}"
+    batch = [
+        Transfer(
+            id=f"{settlement}:lapse:{room}",
+            phase=Phase.POSTED,
+            code=Code.LAPSE,
+            debit=room,
+            credit=lapsed(year),
+            amount_fen=fen,
+            job=job,
+            settlement=settlement,
+        )
+        for room, fen in sorted(net.items())
+        if fen > 0 and room.endswith(ending) and bounded(room)
+    ]
+    store.post_all(tx, batch, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, Text, UniqueConstraint, text
 
 from metering import event_schema, programme_schema
 from scheduler.schema import chain_columns, metadata
@@ -179,6 +179,50 @@ settlement_lines = Table(
     Column("clauses", Text, nullable=False),
 )
 
+tranches = Table(  # claim mode tranche: what left the pool for a firm, and when
+    "tranches",
+    metadata,
+    *chain_columns(),
+    Column("id", String, nullable=False, unique=True),  # chosen by whoever claims: the same id is the same tranche
+    Column("firm", String, nullable=False, index=True),
+    Column("programme", String, nullable=False),
+    Column("year", Integer, nullable=False),
+    Column("number", Integer, nullable=False),  # 1, 2, … per firm and year
+    Column("size_fen", BigInteger, nullable=False),  # the parameter then
+    Column("amount_fen", BigInteger, nullable=False),
+    Column("policy", String, nullable=False),
+    Column("issued_at_ms", BigInteger, nullable=False),
+    Column("issued_by", String, nullable=False),
+    UniqueConstraint("firm", "programme", "year", "number", name="tranche_once"),
+)
+
+firm_budgets = Table(  # what a firm will pay for usage in [from, to), net; the last record of an interval stands
+    "firm_budgets",
+    metadata,
+    *chain_columns(),
+    Column("firm", String, nullable=False, index=True),
+    Column("from_ms", BigInteger, nullable=False),
+    Column("to_ms", BigInteger),  # none: open
+    Column("limit_fen", BigInteger),  # none: lifted
+    Column("recorded_at_ms", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),
+)
+
+tranche_uses = Table(  # when a tranche room was last touched, read from its transfers: idle ones go back
+    "tranche_uses",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("used_at_ms", BigInteger, nullable=False),
+)
+
+cap_subjects = Table(  # which firms' rooms of a year are shared now, and under which subject: the least of their codes
+    "cap_subjects",
+    metadata,
+    Column("firm", String, primary_key=True),
+    Column("year", Integer, primary_key=True),
+    Column("subject", String, nullable=False),
+)
+
 reviews = Table(
     "reviews",
     metadata,
@@ -209,6 +253,8 @@ CHAINED = {
     "transfers": transfers,
     "settlements": settlements,
     "settlement_lines": settlement_lines,
+    "tranches": tranches,
+    "firm_budgets": firm_budgets,
     **programme_schema.CHAINED,
     **event_schema.CHAINED,
 }

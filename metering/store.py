@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, RowMapping, bindparam, func, insert, or_, select, update
+from sqlalchemy import BigInteger, Connection, RowMapping, bindparam, delete, func, insert, or_, select, update
 
 from adapters.chain import canonical, digest
 from metering import acts
@@ -28,9 +28,11 @@ from metering.ledger import (
     firm_room,
     ledger_of,
     pool_room,
+    shared_room,
 )
 from metering.schema import (
     accounts,
+    cap_subjects,
     facts,
     firms,
     holds,
@@ -40,6 +42,7 @@ from metering.schema import (
     reviews,
     rights,
     sites,
+    tranche_uses,
     transfers,
 )
 from metering.standing import eligible_intervals
@@ -105,6 +108,14 @@ def post_all(tx: Connection, batch: Sequence[Transfer], now: datetime) -> None:
         raise RoomExceeded(names[-1], 0)
     times = {"effective_at_ms": to_ms(now), "recorded_at_ms": to_ms(now)}
     journal.append_all(tx, transfers, [{**t.body(), "body_sha256": body, **times} for t, body in fresh])
+    _used(tx, [name for name in names if name.startswith("tranche:")], to_ms(now))
+
+
+def _used(tx: Connection, names: Sequence[str], at_ms: int) -> None:
+    """Tranche rooms know when they were last touched."""
+    if names:
+        tx.execute(delete(tranche_uses).where(tranche_uses.c.account.in_(names)))
+        tx.execute(insert(tranche_uses), [{"account": name, "used_at_ms": at_ms} for name in names])
 
 
 _MOVED = ("id_", "dp", "dn", "cp", "cn")
@@ -415,15 +426,40 @@ def right_of(tx: Connection, firm: str) -> dict[str, Any] | None:
 
 
 def rooms(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
-    """What is left, per year, of the pool and of the firm's rooms: {"pool": {year: fen}, "firm": {year: fen}}."""
-    found: dict[str, dict[int, int]] = {"pool": {}, "firm": {}}
-    prefixes = {"pool": f"pool:{PROGRAMME}:", "firm": f"room:{firm}:{PROGRAMME}:"}
+    """What is left, per year, of the pool and of the firm's rooms: {"pool": {year: fen}, "firm": {year: fen}}.
+
+    The firm's is what it may still draw, of its own room and of one it shares; "tranche" too, once it was issued one.
+    """
+    found = rooms_apart(tx, firm)
+    for year, fen in found.pop("shared").items():
+        found["firm"][year] = found["firm"].get(year, 0) + fen
+    if not found["tranche"]:
+        del found["tranche"]
+    return found
+
+
+def rooms_apart(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
+    """The same with what it shares apart: {"pool", "firm", "shared", "tranche"}, each {year: fen}."""
+    found: dict[str, dict[int, int]] = {"pool": {}, "firm": {}, "tranche": {}}
+    prefixes = {
+        "pool": f"pool:{PROGRAMME}:",
+        "firm": f"room:{firm}:{PROGRAMME}:",
+        "tranche": f"tranche:{firm}:{PROGRAMME}:",
+    }
     between = [accounts.c.id.between(f"{prefix}0000", f"{prefix}9999") for prefix in prefixes.values()]
     for row in tx.execute(select(accounts).where(or_(*between))).mappings():
         for kind, prefix in prefixes.items():
             if row["id"].startswith(prefix):  # a database that sorts punctuation its own way may give others too
                 found[kind][int(row["id"].rsplit(":", 1)[1])] = _balance(row).available
+    joint = {year: shared_room(subject, year) for year, subject in subjects_of(tx, firm).items()}
+    found["shared"] = {year: balance(tx, room).available for year, room in sorted(joint.items())}
     return found
+
+
+def subjects_of(tx: Connection, firm: str) -> dict[int, str]:
+    """The subject under which the firm shares its room of a year with firms linked to it; {} for one that stands alone."""
+    query = select(cap_subjects.c.year, cap_subjects.c.subject).where(cap_subjects.c.firm == firm)
+    return {int(row.year): str(row.subject) for row in tx.execute(query)}
 
 
 def set_price(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from metering import acts, clawback, contracts, exclusion, store
+from metering import acts, clawback, contracts, docket, exclusion, store
 from metering.acts import Actor
 from metering.facts import holds_at
 from metering.ledger import (
@@ -191,12 +191,17 @@ def _missing(act: str, document: dict[str, Any]) -> str | None:
     return next((name for name, there in asked.get(act, ()) if not there), None)
 
 
-def projects(tx: Connection, provider: str | None) -> list[dict[str, Any]]:
-    """Every project, of one provider or of all: {project, provider, name, state, since}."""
-    found = []
-    for case in acts.subjects(tx, "project"):
-        built = acts.told(tx, "project", case["subject"], "draft") or {}
-        if provider in (None, built["provider"]):
-            found.append({"project": case["subject"], "provider": built["provider"], "name": built["name"], "state": case["state"],
-                          "since": case["since"]})  # fmt: skip
-    return found
+def projects(tx: Connection, wanted: docket.Wanted = docket.ALL) -> list[dict[str, Any]]:
+    """Projects in the order of their last act: {seq, project, provider, name, state, since}."""
+    found = docket.cases(tx, "project", wanted, party_is="provider")
+    return [
+        {
+            "seq": case.seq,
+            "project": case.subject,
+            "provider": case.body["provider"],
+            "name": case.body["name"],
+            "state": case.state,
+            "since": case.since,
+        }
+        for case in found
+    ]

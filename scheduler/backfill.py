@@ -50,14 +50,14 @@ class Reservation:
 class Timeline:
     """The free devices of a pool's rows from `now_ms` on. Instants are milliseconds since 1970 UTC.
 
-    free: of each row now; a row that is not schedulable has 0 and no release. A lease past its end counts as ending one
-    millisecond from now: it holds its devices still.
+    releases: values, or an array [n, 3] of (row, devices, end_ms). free: of each row now; a row that is not schedulable
+    has 0 and no release. A lease past its end counts as ending one millisecond from now: it holds its devices still.
     """
 
     def __init__(
         self,
         free: Ints,
-        releases: Iterable[Release],
+        releases: Iterable[Release] | Ints,
         now_ms: int,
         windows: Iterable[Window] = (),
         depth: int | None = 1,
@@ -68,7 +68,10 @@ class Timeline:
         self.now_ms, self.depth = now_ms, depth
         self.reservations: list[Reservation] = []
         self._rows = len(free)
-        events = [(r.row, max(r.end_ms, now_ms + 1), r.devices) for r in releases]
+        if not isinstance(releases, np.ndarray):
+            releases = np.array([(r.row, r.devices, r.end_ms) for r in releases], dtype=np.int64).reshape(-1, 3)
+        ends = np.column_stack([releases[:, 0], np.maximum(releases[:, 2], now_ms + 1), releases[:, 1]])
+        events: list[tuple[int, int, int]] = []
         for window in windows:
             end = FOREVER if window.end_ms is None else window.end_ms
             if end <= now_ms:
@@ -77,7 +80,7 @@ class Timeline:
                 events += [(row, max(window.start_ms, now_ms), -_CLOSED), (row, end, _CLOSED)]
         start = np.empty((self._rows, 3), dtype=np.int64)
         start[:, 0], start[:, 1], start[:, 2] = np.arange(self._rows), now_ms, free
-        self._base = np.concatenate([start, _table(events, self._rows)])
+        self._base = np.concatenate([start, _table(ends, self._rows), _table(events, self._rows)])
         self._added: list[tuple[int, int, int]] = []
         self._per_row: list[list[tuple[int, int]]] | None = None
         self._sorted: tuple[Ints, Ints, Ints] | None = None
@@ -193,7 +196,7 @@ class Timeline:
         return self._sorted
 
 
-def _table(events: Sequence[tuple[int, int, int]], rows: int) -> Ints:
+def _table(events: Sequence[tuple[int, int, int]] | Ints, rows: int) -> Ints:
     table = np.array(events, dtype=np.int64).reshape(-1, 3)
     wrong = (table[:, 0] < 0) | (table[:, 0] >= rows)
     if wrong.any():

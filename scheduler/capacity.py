@@ -30,6 +30,7 @@ class Capacity:
         self.counts = np.zeros((0, len(pools)), dtype=np.int64)
         self._need = np.zeros((0, 3), dtype=np.int64)  # whole devices (0: judged apart), cpu, memory
         self._fits = np.zeros((0, nodes), dtype=np.bool_)
+        self._shared: list[int] = []
         self._stamp = np.zeros(nodes, dtype=np.int64)
 
     def add(self, shapes: Sequence[MemberShape], columns: NodeColumns) -> None:
@@ -40,6 +41,8 @@ class Capacity:
         self.update(columns)
         for shape in new:
             self.codes[shape] = len(self.shapes)
+            if shape.share < WHOLE and shape.count:
+                self._shared.append(len(self.shapes))
             self.shapes.append(shape)
         need = np.array([[s.count, s.cpu, s.memory] for s in new], dtype=np.int64)
         self._need = np.vstack([self._need, need])
@@ -61,6 +64,16 @@ class Capacity:
         self._fits[:, rows] = fits
         self.counts += self._by_pool(change, rows)
 
+    def counts_without(self, rows: Ints) -> Ints:
+        """The counts with these rows left out."""
+        if not len(rows):
+            return self.counts
+        return self.counts - self._by_pool(self._fits[:, rows], rows)
+
+    def hosts(self, code: int, rows: Ints) -> int:
+        """On how many of these rows the shape of that number fits."""
+        return int(self._fits[code, rows].sum())
+
     def _by_pool(self, values: npt.NDArray[np.generic], rows: Ints) -> Ints:
         found = np.zeros((len(values), self.counts.shape[1]), dtype=np.int64)
         pool = self.pool[rows]
@@ -71,11 +84,11 @@ class Capacity:
     def _fit(self, first: int, last: int, columns: NodeColumns, rows: Ints) -> npt.NDArray[np.bool_]:
         need = self._need[first:last]
         fits = columns.usable[rows] & (columns.cpu[rows] >= need[:, 1:2]) & (columns.memory[rows] >= need[:, 2:3])
-        fits &= columns.whole(rows) >= need[:, 0:1]
-        for number in range(first, last):
-            shape = self.shapes[number]
-            if shape.share >= WHOLE or not shape.count:
+        fits &= columns.full[rows] >= need[:, 0:1]
+        for number in self._shared:
+            if not first <= number < last:
                 continue
+            shape = self.shapes[number]
             free, tenant = columns.free[rows], columns.tenant[rows]
             mine = tenant == NOBODY
             if shape.firm is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.clock import to_ms
 from scheduler.job import FirmId
 from scheduler.lease import LeaseId
 from scheduler.node import Node, NodeId, PoolId
@@ -27,7 +28,7 @@ class NodeColumns:
     """Row i is one node in every array; column j of the two-dimensional ones is its j-th device.
 
     rows: per pool, its rows in ascending order (= ascending id). size: devices. free: thousandths of each device that no
-    lease holds, 0 beyond the last device, below 0 where leases overlap. cpu, memory: free milli-cores and bytes.
+    lease holds, 0 beyond the last device, below 0 where leases overlap. full: wholly free devices. cpu, memory: free milli-cores and bytes.
     tenant: NOBODY, the number of the one firm whose shares are on it, or SEVERAL. usable: schedulable.
     stamp: a number that no other content of this row has had, so that what was worked out from it can be kept.
     shared: leases of shares by device. devices_at: where each device is.
@@ -40,6 +41,7 @@ class NodeColumns:
     devices: tuple[tuple[str, ...], ...]
     size: Ints
     free: npt.NDArray[np.int32]
+    full: Ints
     cpu: Ints
     memory: Ints
     tenant: npt.NDArray[np.int32]
@@ -51,15 +53,11 @@ class NodeColumns:
     def copy(self, shared: Mapping[tuple[int, int], frozenset[tuple[LeaseId, FirmId]]] | None = None) -> NodeColumns:
         """The same content (with these shared, if given), whose arrays of what is free may be written."""
         return NodeColumns(
-            self.ids, self.row_of, self.rows, self.pool_of, self.devices, self.size, self.free.copy(), self.cpu.copy(),
+            self.ids, self.row_of, self.rows, self.pool_of, self.devices, self.size, self.free.copy(), self.full.copy(),
+            self.cpu.copy(),
             self.memory.copy(), self.tenant.copy(), self.usable, self.stamp.copy(), self.firms,
             self.shared if shared is None else shared,
         )  # fmt: skip
-
-    def whole(self, rows: Ints | slice) -> Ints:
-        """Wholly free devices of each of these rows."""
-        found: Ints = (self.free[rows] == WHOLE).sum(axis=1)
-        return found
 
     def firm(self, firm: FirmId) -> int:
         """The firm's number here, from 1."""
@@ -68,6 +66,7 @@ class NodeColumns:
     def take(self, row: int, places: Iterable[int], share: int, cpu: int, memory: int, firm: FirmId) -> None:
         """Devices `places` of a row lose `share`, the row its CPU and memory. The arrays are written: only on a copy."""
         for place in places:
+            self.full[row] -= self.free[row, place] == WHOLE
             self.free[row, place] -= share
             if share < WHOLE:
                 self.tenant[row, place] = self.firm(firm)
@@ -93,6 +92,7 @@ def columns_of(nodes: Iterable[Node], leases: Iterable[RunningLease]) -> NodeCol
         devices=tuple(node.devices for node in found),
         size=size,
         free=free,
+        full=size.copy(),
         cpu=np.array([UNKNOWN if n.cpu_milli is None else n.cpu_milli for n in found], dtype=np.int64),
         memory=np.array([UNKNOWN if n.memory_bytes is None else n.memory_bytes for n in found], dtype=np.int64),
         tenant=np.zeros_like(free),
@@ -130,6 +130,7 @@ def with_leases(columns: NodeColumns, gone: Iterable[RunningLease], come: Iterab
                         shared[key] = (
                             shared.get(key, frozenset()) - holder if sign > 0 else shared.get(key, frozenset()) | holder
                         )
+                after.full[row] = (after.free[row] == WHOLE).sum()
                 after.cpu[row] += sign * lease.cpu_milli
                 after.memory[row] += sign * lease.memory_bytes
                 after.stamp[row] = next(_stamps)
@@ -156,3 +157,49 @@ def restamped(columns: NodeColumns, open_: Mapping[NodeId, bool]) -> NodeColumns
         usable[row] = value
         after.stamp[row] = next(_stamps)
     return replace(after, usable=usable)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldColumns:
+    """Whole devices that leases hold: rows [n, 3] = (row, devices, latest end in ms since 1970), owner [n] its lease's number."""
+
+    rows: Ints
+    owner: Ints
+
+    def changed(
+        self,
+        gone: Iterable[RunningLease],
+        come: Iterable[RunningLease],
+        row_of: Mapping[NodeId, int],
+        numbers: dict[str, int],
+    ) -> HeldColumns:
+        """After leases have gone and others have come. numbers: of leases; those that are new get one."""
+        rows, owner = self.rows, self.owner
+        out = [numbers[lease.id] for lease in gone if lease.id in numbers]
+        if out and len(owner):
+            keep = ~np.isin(owner, np.array(out, dtype=np.int64)) if len(out) > 1 else owner != out[0]
+            rows, owner = rows[keep], owner[keep]
+        new = [
+            (
+                row_of[member.node],
+                len(member.devices),
+                0 if lease.stopping else to_ms(lease.ends_by),
+                numbers.setdefault(lease.id, len(numbers)),
+            )
+            for lease in come
+            if lease.share_permille >= WHOLE
+            for member in lease.members
+            if member.devices and member.node in row_of
+        ]
+        if new:
+            table = np.array(new, dtype=np.int64)
+            rows, owner = np.concatenate([rows, table[:, :3]]), np.concatenate([owner, table[:, 3]])
+        return HeldColumns(rows, owner)
+
+
+def _held(row: int, devices: int, lease: RunningLease, numbers: dict[str, int]) -> tuple[int, int, int, int]:
+    end = 0 if lease.stopping else to_ms(lease.ends_by)
+    return row, devices, end, numbers.setdefault(lease.id, len(numbers))
+
+
+NOTHING_HELD = HeldColumns(np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.int64))

@@ -15,10 +15,12 @@ from zoneinfo import ZoneInfo
 
 from adapters.accelerator import Source
 from scheduler.clock import from_ms
-from scheduler.job import FirmId, JobId
-from scheduler.lease import Cause, LeaseId, MemberPhase, Observation, billed_interval
+from scheduler.job import Checkpoint, FirmId, JobId
+from scheduler.lease import BilledInterval, Cause, LeaseId, MemberPhase, Observation, billed_interval
 from scheduler.lifecycle import Event
 from scheduler.usage import UsageKind, UsageRecord
+
+KILLED = -9  # SIGKILL: the grace was over before the member ended
 
 _EVENTS: Mapping[Cause, Event] = {
     Cause.CANCELLED: Event.CANCELLED,
@@ -26,6 +28,7 @@ _EVENTS: Mapping[Cause, Event] = {
     Cause.NODE_FAIL: Event.NODE_FAILED,
     Cause.LAUNCH_FAILED: Event.NODE_FAILED,
     Cause.PREEMPTED: Event.PREEMPTED,
+    Cause.BUDGET_EXHAUSTED: Event.BUDGET_EXHAUSTED,
 }
 
 
@@ -61,26 +64,59 @@ def ending_of(lease: Mapping[Any, Any], seen: Observation) -> Ending:
 
 
 def usage_of_end(
-    lease: Mapping[Any, Any], pool: Mapping[Any, Any], seen: Observation, ending: Ending, now: datetime
+    lease: Mapping[Any, Any],
+    pool: Mapping[Any, Any],
+    seen: Observation,
+    ending: Ending,
+    now: datetime,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[UsageRecord, ...]:
     """The records a finished lease still owes: its start-up at price 0, its run (less what interim records took).
 
-    A lease that never ran as a whole, or that the platform lost, is recorded at price 0 with its cause.
+    A lease that never ran as a whole, or that the platform lost, is recorded at price 0 with its cause. Of a preempted one
+    the run up to its last checkpoint is billed and the rest is LOST; a LOST record of no length marks where that begins
+    if interim records went beyond it.
     """
     reserved = from_ms(lease["reserved_at_ms"])
     billed = billed_interval(seen)
-    if billed is None or ending.cause.platform_caused:
+    if billed is None or (ending.cause.platform_caused and ending.cause is not Cause.PREEMPTED):
         kind = UsageKind.LOST if ending.cause.platform_caused else UsageKind.STARTING
-        since = from_ms(lease["metered_until_ms"]) if lease["metered_until_ms"] else reserved
-        return (_record(lease, pool, kind, ending.cause.value, since, max(since, now)),)
+        metered = from_ms(lease["metered_until_ms"]) if lease["metered_until_ms"] else None
+        since = metered or reserved
+        rest = _record(lease, pool, kind, ending.cause.value, since, max(since, now))
+        if ending.cause is Cause.PREEMPTED and metered is not None:
+            return (_record(lease, pool, kind, ending.cause.value, reserved, reserved), rest)
+        return (rest,)
     end = billed.start + timedelta(milliseconds=billed.duration_ms)
     since = max(billed.start, from_ms(lease["metered_until_ms"])) if lease["metered_until_ms"] else billed.start
     records = []
     if reserved < billed.start:
         records.append(_record(lease, pool, UsageKind.STARTING, None, reserved, billed.start))
-    if since <= end:
-        records.append(_record(lease, pool, UsageKind.RUN, ending.cause.value, since, end))
+    kept = end
+    if ending.cause is Cause.PREEMPTED:
+        kept = _checkpointed(billed, end, checkpoint, seen)
+        if kept < since:
+            records.append(_record(lease, pool, UsageKind.LOST, ending.cause.value, kept, kept))
+    if since < kept or since == kept == end:
+        records.append(_record(lease, pool, UsageKind.RUN, ending.cause.value, since, kept))
+    if max(since, kept) < end:
+        records.append(_record(lease, pool, UsageKind.LOST, ending.cause.value, max(since, kept), end))
     return tuple(records)
+
+
+def _checkpointed(billed: BilledInterval, end: datetime, checkpoint: Checkpoint | None, seen: Observation) -> datetime:
+    """When a preempted run last wrote a checkpoint, by what its job declares; its start where it declares none.
+
+    At its end, if it takes a signal for it and no member had to be killed; else at the last full interval.
+    """
+    if checkpoint is None:
+        return billed.start
+    if checkpoint.signal is not None and all(member.exit_code != KILLED for member in seen.members):
+        return end
+    if checkpoint.interval_ms:
+        whole = billed.duration_ms // checkpoint.interval_ms * checkpoint.interval_ms
+        return billed.start + timedelta(milliseconds=whole)
+    return billed.start
 
 
 def usage_until(

@@ -12,41 +12,44 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from scheduler.clock import to_ms
 from scheduler.job import JobId
 from scheduler.lease import lease_id
-from scheduler.placing import place
+from scheduler.placing import affordable, place
 from scheduler.plan import Candidate, Launch, Plan
 from scheduler.policy import Ints, JobColumns, Policy
-from scheduler.shape import class_of
+from scheduler.rotation import RoundPolicy, rotate
 from scheduler.snapshot import WaitingJob
-from scheduler.waiting import DEVICES, LIMIT, PRIORITY, QUEUE, SUBMITTED
+from scheduler.waiting import CLASS, DEVICES, LIMIT, PRIORITY, QUEUE, SUBMITTED
 from scheduler.waits import Verdict, Waits
-from scheduler.workspace import Flags, Workspace
+from scheduler.workspace import Workspace
 from scheduler.zone import Way
 
 if TYPE_CHECKING:
     from scheduler.engine import State
 
 FEW = 64  # a queue this short is looked at job by job
-CHUNK = 256  # jobs taken up between two looks at the whole queue
+FIRST, CHUNK = 32, 512  # jobs taken up between two looks at the whole queue: few at first, then twice as many each time
 TESTS = 400  # jobs tried for backfill in one plan, after the first that waits
 
 
 def decide(state: State, policy: Policy) -> Plan:
     """A launch or a wait for every waiting job of the state."""
-    work = Workspace(state, policy)
     order = _order(state, policy)
+    if (rounds := getattr(policy, "allocate_round", None)) is not None and callable(rounds):
+        return rotate(state, cast("RoundPolicy", policy), order)
+    work = Workspace(state, policy)
     launches: list[Launch] = []
     verdicts: dict[int, Verdict] = {}
     launched = np.zeros(len(order), dtype=np.bool_)
     for position in _worth_a_look(state, policy, work, order):
-        job = state.jobs[state.waiting.ids[order[position]]]
-        outcome = _decide_one(policy, job, work)
+        row = order[position]
+        ways = work.zone.ways_of(int(state.waiting.values[row, CLASS]), state.registry)
+        outcome = _decide_one(policy, state.jobs[state.waiting.ids[row]], ways, work)
         if isinstance(outcome, Launch):
             launches.append(outcome)
             launched[position] = True
@@ -92,27 +95,25 @@ def _worth_a_look(
         yield from range(len(order))
         return
     values = state.waiting.values[order]
-    done = np.zeros(len(order), dtype=np.bool_)
-    start = 0
+    start, chunk = 0, FIRST
     while True:
-        open_ = work.worth(values) & ~done
+        open_ = work.worth(values)
         open_[:start] = False
         found = np.flatnonzero(open_)
         if not len(found):
             return
         if policy.fair:
-            yield from _by_share(work, values, found, done)
+            yield from _by_share(work, values, found)
             return
-        for position in found[:CHUNK].tolist():
+        for position in found[:chunk].tolist():
             if work.still_worth(values[position]):
                 yield position
                 if work.tests > TESTS:
                     return
-            done[position] = True
-        start = int(found[:CHUNK][-1]) + 1
+        start, chunk = int(found[:chunk][-1]) + 1, min(CHUNK, 2 * chunk)
 
 
-def _by_share(work: Workspace, values: Ints, found: Ints, done: Flags) -> Iterator[int]:
+def _by_share(work: Workspace, values: Ints, found: Ints) -> Iterator[int]:
     """Each time the first job of the queue that has the least share of what it may have; higher priorities first."""
     lines: dict[int, list[int]] = {}
     for position in found[::-1].tolist():
@@ -131,7 +132,6 @@ def _by_share(work: Workspace, values: Ints, found: Ints, done: Flags) -> Iterat
             yield position
             if work.tests > TESTS:
                 return
-        done[position] = True
         if line:
             heapq.heappush(heap, (int(values[line[-1], PRIORITY]), work.share(queue), line[-1], queue))
 
@@ -139,17 +139,18 @@ def _by_share(work: Workspace, values: Ints, found: Ints, done: Flags) -> Iterat
 # --- one job ----------------------------------------------------------------------------------------------------------
 
 
-def _decide_one(policy: Policy, job: WaitingJob, work: Workspace) -> Launch | Verdict:
+def _decide_one(policy: Policy, job: WaitingJob, ways: Sequence[Way], work: Workspace) -> Launch | Verdict:
     if job.gate is not None:
         return Verdict("gate")
-    found = class_of(job)
-    ways = work.zone.ways(found)
     if not ways:
         return Verdict("never")
     work.book()
     headroom = work.quotas.headroom(job.queue)
-    within = ways if headroom is None else [w for w in ways if found.least * w.shape.count <= headroom]
+    within = ways if headroom is None else [w for w in ways if w.least * w.shape.count <= headroom]
     if not within:
+        if policy.preempts and headroom is not None:
+            least = min(way.least * way.shape.count for way in ways)
+            work.stops.make_room(job, ways, release=least - headroom)
         return Verdict("quota")
     if work.blocked and all(work.blocked.get(way.number) for way in within):
         work.hold(within)
@@ -168,6 +169,8 @@ def _decide_one(policy: Policy, job: WaitingJob, work: Workspace) -> Launch | Ve
         launch = _launch(policy, job, now, work, headroom)
         if launch is not None:
             return launch
+    if policy.preempts:
+        work.stops.make_room(job, [way for way, _ in able])
     work.wait(job, [way for way, _ in able])
     return Verdict("busy", tuple(one for _, one in (open_ or able)))
 
@@ -204,11 +207,6 @@ def _launch(
             )
         ranked = tuple(one for one in ranked if not _alike(one, best))
     return None
-
-
-def affordable(job: WaitingJob, one: Candidate) -> bool:
-    """The job allows that much, net."""
-    return job.money.max_net_fen is None or one.net_fen <= job.money.max_net_fen
 
 
 def _alike(one: Candidate, other: Candidate) -> bool:

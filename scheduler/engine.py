@@ -14,7 +14,7 @@ from typing import Any
 
 from immutables import Map
 
-from scheduler.columns import NodeColumns, columns_of, restamped, with_leases
+from scheduler.columns import NOTHING_HELD, HeldColumns, NodeColumns, columns_of, restamped, with_leases
 from scheduler.decision import decide
 from scheduler.job import FirmId, JobId
 from scheduler.lease import LeaseId
@@ -90,6 +90,7 @@ class State:
     mix: tuple[MixShape, ...] = ()
     migrations: int = 0
     columns: NodeColumns = field(default_factory=lambda: columns_of((), ()), compare=False)
+    held: HeldColumns = field(default=NOTHING_HELD, compare=False)
     waiting: WaitingColumns = field(default=NONE_WAITING, compare=False)
     registry: Registry = field(default_factory=Registry, compare=False, repr=False)
     zone: Zone | None = field(default=None, compare=False, repr=False)
@@ -163,8 +164,14 @@ def apply(state: State, changes: Iterable[Change]) -> State:
         values["used"] = _used(state.used, gone, come.values())
     if Node in mutations:
         values |= _with_nodes(state, before_nodes, values, gone, come.values())
+        if "zone" in values and (gone or come):
+            values["held"] = state.held.changed(gone, come.values(), values["columns"].row_of, state.registry.leases)
+        elif "zone" not in values:
+            everything = values.get("leases", state.leases).values()
+            values["held"] = NOTHING_HELD.changed((), everything, values["columns"].row_of, state.registry.leases)
     elif gone or come:
         values["columns"] = with_leases(state.columns, gone, come.values())
+        values["held"] = state.held.changed(gone, come.values(), state.columns.row_of, state.registry.leases)
     if Pool in mutations or (Node in mutations and "zone" not in values):
         columns = values.get("columns", state.columns)
         values["zone"] = Zone(values.get("pools", state.pools), values.get("nodes", state.nodes), columns)

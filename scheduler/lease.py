@@ -12,6 +12,7 @@ from scheduler.job import FirmId, JobId, JobSpec
 from scheduler.node import NodeId, PoolId
 
 LeaseId = NewType("LeaseId", str)
+GRACE_MS = 10_000  # between a stop signal and SIGKILL where the job declares none
 
 
 def lease_id(job: JobId, attempt: int) -> LeaseId:
@@ -68,6 +69,7 @@ class Cause(enum.StrEnum):
     NODE_FAIL = "node_fail"
     LAUNCH_FAILED = "launch_failed"
     PREEMPTED = "preempted"
+    BUDGET_EXHAUSTED = "budget_exhausted"
 
     @property
     def platform_caused(self) -> bool:

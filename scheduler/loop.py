@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -24,17 +25,19 @@ from scheduler.database import Database
 from scheduler.job import JobId
 from scheduler.lease import Cause, Lease, LeaseId, MemberPhase, Observation, billed_interval
 from scheduler.lifecycle import Event, State
-from scheduler.plan import Launch, Plan
+from scheduler.plan import Launch, Plan, Preempt
 from scheduler.planner import plan
 from scheduler.policy import Policy
 from scheduler.ports import Backend, Budget, Held
 from scheduler.refusal import Refusal
 from scheduler.schema import jobs, leases, pools
+from scheduler.snapshot import MixShape
+from scheduler.stopping import event_of, goes_on, grace_of, stop_cause
 from scheduler.usage import UsageRecord
 
 log = structlog.get_logger("loop")
 INTERIM_BATCH = 50  # jobs whose daily settlements share a commit
-GRACE_MS = 10_000  # between a stop signal and SIGKILL where the job declares none
+REFUSALS = 4  # plans of one tick at most, each without the jobs refused before
 REPLAN_AFTER = timedelta(seconds=5)  # time alone can change a plan: silent nodes, dated terms
 
 
@@ -78,7 +81,8 @@ class Loop:
         """One round over everything that is stored."""
         with self.database.read() as tx:
             held = [dict(row) for row in store.held_leases(tx)]
-        due = [records for records in (self._attended(row) for row in held) if records]
+            spent = self._exhausted(tx, held)
+        due = [records for records in (self._attended(row, spent.get(row["id"])) for row in held) if records]
         self._settle_until_midnight(due)
         with self.database.write() as tx:  # first: a price that starts now holds for what is placed now
             self.budget.sweep(tx, self.clock.now())
@@ -87,17 +91,27 @@ class Loop:
 
     # --- leases that exist ----------------------------------------------------------------------------------------
 
-    def _attended(self, row: Mapping[str, Any]) -> list[UsageRecord]:
+    def _exhausted(self, tx: Connection, held: Sequence[Mapping[str, Any]]) -> Mapping[LeaseId, Refusal]:
+        """Whose money is gone; nobody's if the budget cannot say, so that no job ends by its mistake."""
+        try:
+            return self.budget.exhausted(tx, held, self.clock.now()) if held else {}
+        except OperationalError:
+            raise
+        except Exception:
+            log.exception("exhausted_failed")
+            return {}
+
+    def _attended(self, row: Mapping[str, Any], spent: Refusal | None) -> list[UsageRecord]:
         """_attend, so that one lease that cannot be attended to keeps no other waiting; the next tick tries again."""
         try:
-            return self._attend(row)
+            return self._attend(row, spent)
         except OperationalError:
             raise  # the database is away: that is everybody's
         except Exception:
             log.exception("lease_failed", lease=row["id"])
             return []
 
-    def _attend(self, row: Mapping[str, Any]) -> list[UsageRecord]:
+    def _attend(self, row: Mapping[str, Any], spent: Refusal | None) -> list[UsageRecord]:
         """The lease is one step on; returns what it used up to the last local midnight and nobody recorded yet."""
         backend = self.backends.get(row["backend"])
         if backend is None:
@@ -113,19 +127,21 @@ class Loop:
         assert job is not None, "a lease row references its job"
         if State(job["state"]) is State.STARTING and seen.all_running_or_done:
             self._mark_running(row, seen)
-        stop = _stop_wanted(row, job, seen)
+        cause = stop_cause(row, job, seen, spent)
         absent = any(m.phase is MemberPhase.ABSENT for m in seen.members)
-        if stop or absent:
+        if cause or absent:
             with self.database.read() as tx:
                 lease = view.lease_of(tx, row)
-            if stop:
-                self._stop(backend, row, lease, _stop_cause(seen))
+            if cause:
+                told = {"code": spent.code, **spent.facts} if spent and cause is Cause.BUDGET_EXHAUSTED else {}
+                self._stop(backend, row, lease, cause, told)
             if absent:
                 self._launch(backend, lease)  # also after a stop: a member told to stop before it starts must say so
         return self._until_midnight(row, seen)
 
-    def _stop(self, backend: Backend, row: Mapping[str, Any], lease: Lease, cause: Cause) -> None:
-        checkpoint = lease.spec.checkpoint
+    def _stop(
+        self, backend: Backend, row: Mapping[Any, Any], lease: Lease, cause: Cause, told: Mapping[str, Any]
+    ) -> None:
         if row["stop_requested_at_ms"] is None:
             now = self.clock.now()
             with self.database.write() as tx:
@@ -134,9 +150,9 @@ class Loop:
                     .where(leases.c.id == row["id"])
                     .values(stop_requested_at_ms=to_ms(now), stop_cause=cause.value)
                 )
-                store.move(tx, lease.job, Event.STOPPING, now, lease=lease.id, facts={"cause": cause.value})
-        grace = checkpoint.grace_ms if checkpoint and checkpoint.grace_ms is not None else GRACE_MS
-        backend.stop(lease.id, grace_ms=grace, signal=checkpoint.signal if checkpoint else None)
+                store.move(tx, lease.job, Event.STOPPING, now, lease=lease.id, facts={"cause": cause.value, **told})
+        checkpoint = lease.spec.checkpoint
+        backend.stop(lease.id, grace_ms=grace_of(lease.spec), signal=checkpoint.signal if checkpoint else None)
 
     def _mark_running(self, row: Mapping[str, Any], seen: Observation) -> None:
         start = max(m.started_at for m in seen.members if m.started_at is not None)
@@ -195,7 +211,10 @@ class Loop:
                 return
             pool = tx.execute(select(pools).where(pools.c.id == stored["pool"])).mappings().one()
             ending = ending_of(stored, seen)
-            for record in usage_of_end(stored, pool, seen, ending, now):
+            job = store.job_row(tx, row["job"])
+            assert job is not None, "a lease row references its job"
+            spec = store.spec_of(job)
+            for record in usage_of_end(stored, pool, seen, ending, now, spec.checkpoint):
                 store.add_usage(tx, record)
             billed = billed_interval(seen)
             store.release(
@@ -206,50 +225,66 @@ class Loop:
                 started=billed.start if billed else None,
                 now=now,
             )
-            self._end_job(tx, JobId(row["job"]), LeaseId(row["id"]), ending, seen, now)
-            self.budget.charge(tx, [JobId(row["job"])], now, final=True)
+            again = goes_on(stored, job, spec, ending, store.story(tx, row["job"]))
+            self._end_job(tx, job, LeaseId(row["id"]), ending, seen, now, again=again)
+            over = [LeaseId(row["id"])] if again else []
+            self.budget.charge(tx, [JobId(row["job"])], now, final=not again, over=over)
 
     def _end_job(
-        self, tx: Connection, job: JobId, lease: LeaseId, ending: Ending, seen: Observation, now: datetime
+        self,
+        tx: Connection,
+        row: RowMapping,
+        lease: LeaseId,
+        ending: Ending,
+        seen: Observation,
+        now: datetime,
+        *,
+        again: bool,
     ) -> None:
-        state = State(tx.execute(select(jobs.c.state).where(jobs.c.id == job)).scalar_one())
+        job, state = JobId(row["id"]), State(row["state"])
         if state is State.RESERVED and any(m.started_ms is not None for m in seen.members):
             state = store.move(tx, job, Event.LAUNCHED, now, lease=lease, facts={"seen": "after it ended"})
         if state is State.STARTING and billed_interval(seen) is not None:
             billed = billed_interval(seen)
             assert billed is not None
-            store.move(tx, job, Event.MEMBERS_RUNNING, now, lease=lease, facts={"started_at_ms": to_ms(billed.start)})
-        store.move(
-            tx,
-            job,
-            ending.event,
-            now,
-            lease=lease,
-            facts={
-                "exit_codes": [m.exit_code for m in seen.members],
-                "cause": ending.cause.value,
-                "details": sorted({m.detail for m in seen.members if m.detail}),
-            },
-            exit_code=ending.exit_code,
-            cause=ending.cause.value,
-        )
+            facts = {"started_at_ms": to_ms(billed.start)}
+            state = store.move(tx, job, Event.MEMBERS_RUNNING, now, lease=lease, facts=facts)
+        told = {
+            "exit_codes": [m.exit_code for m in seen.members],
+            "cause": ending.cause.value,
+            "details": sorted({m.detail for m in seen.members if m.detail}),
+        }
+        if again:
+            store.requeue(tx, job, state, now, lease=lease, facts=told)
+            return
+        columns = {"exit_code": ending.exit_code, "cause": ending.cause.value}
+        store.move(tx, job, event_of(row, ending), now, lease=lease, facts=told, **columns)
 
     # --- leases to come -------------------------------------------------------------------------------------------
 
     def _place(self) -> None:
+        """One plan, carried out. Jobs that the budget refuses are left out and planned around, so that what they would
+        have taken goes to the next."""
         now = self.clock.now()
         with self.database.read() as tx:
             if not self._replan(tx, now):
                 return
-            snapshot = view.snapshot(tx, now, self.budget)
-        decided = plan(snapshot, self.policy)
-        for launch in decided.launches:
-            try:
-                self._reserve_and_launch(launch, decided)
-            except OperationalError:
-                raise
-            except Exception:  # one job that cannot be placed keeps no other waiting; it stays pending
-                log.exception("placement_failed", job=launch.job)
+            never = {job: gate for job, gate in view.gates_of(tx).items() if isinstance(gate, Refusal)}
+            mix = self._recent_mix(tx, now)
+        if never:
+            with self.database.write() as tx:
+                for job, why in never.items():
+                    store.move(tx, job, Event.REJECTED, now, facts={"code": why.code, **why.facts})
+        refused: set[JobId] = set()
+        for _ in range(REFUSALS):
+            with self.database.read() as tx:
+                snapshot = view.snapshot(tx, now, self.budget, mix)
+            ready = tuple(job for job in snapshot.jobs if job.id not in refused)
+            decided = plan(replace(snapshot, jobs=ready), self.policy)
+            more = self._carry_out(decided)
+            refused |= more
+            if not more:
+                break
         if decided.waits:
             with self.database.write() as tx:
                 for wait in decided.waits:
@@ -259,6 +294,45 @@ class Loop:
         self.last_plan = decided
 
     _planned_version = -1
+    _mix: tuple[datetime, tuple[MixShape, ...]] | None = None
+
+    def _recent_mix(self, tx: Connection, now: datetime) -> tuple[MixShape, ...]:
+        """It is the same all hour long: read once an hour."""
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        if self._mix is None or self._mix[0] != hour:
+            self._mix = (hour, view.mix_of(tx, now))
+        return self._mix[1]
+
+    def _carry_out(self, decided: Plan) -> set[JobId]:
+        """Stops first: a launch that counts on one finds its devices once the stopped lease has ended. Returns the jobs
+        that the budget refused."""
+        refused = set()
+        for preempt in decided.preempts:
+            try:
+                self._preempt(preempt)
+            except OperationalError:
+                raise
+            except Exception:
+                log.exception("preemption_failed", lease=preempt.lease)
+        for launch in decided.launches:
+            try:
+                if self._reserve_and_launch(launch, decided) is not None:
+                    refused.add(launch.job)
+            except OperationalError:
+                raise
+            except Exception:  # one job that cannot be placed keeps no other waiting; it stays pending
+                log.exception("placement_failed", job=launch.job)
+        return refused
+
+    def _preempt(self, preempt: Preempt) -> None:
+        """The lease is told to stop, as gently as any, and its job will wait again; one that stops or ended is left alone."""
+        with self.database.read() as tx:
+            row = dict(tx.execute(select(leases).where(leases.c.id == preempt.lease)).mappings().one())
+            if row["released_at_ms"] is not None or row["stop_requested_at_ms"] is not None:
+                return
+            lease = view.lease_of(tx, row)
+        told = {"code": preempt.code, "by": preempt.by, "cost_device_ms": preempt.cost_device_ms}
+        self._stop(self.backends[row["backend"]], row, lease, Cause.PREEMPTED, told)
 
     def _replan(self, tx: Connection, now: datetime) -> bool:
         waiting = (State.SUBMITTED.value, State.PENDING.value)
@@ -267,7 +341,7 @@ class Loop:
         stale = self.last_plan is None or now - self.last_plan.now >= REPLAN_AFTER
         return stale or store.version(tx) != self._planned_version
 
-    def _reserve_and_launch(self, launch: Launch, decided: Plan) -> None:
+    def _reserve_and_launch(self, launch: Launch, decided: Plan) -> Refusal | None:
         now = self.clock.now()
         with self.database.write() as tx:
             lease = self._lease(tx, launch, now)
@@ -278,6 +352,7 @@ class Loop:
             self._launch(self.backends[lease.backend], lease)
         else:
             log.info("not_reserved", job=launch.job, outcome=outcome)
+        return outcome if isinstance(outcome, Refusal) else None
 
     def _lease(self, tx: Connection, launch: Launch, now: datetime) -> Lease:
         job = store.job_row(tx, launch.job)
@@ -309,22 +384,3 @@ class Loop:
             facts = {"code": refusal.code, **dict(refusal.facts)}
             store.move(tx, lease.job, event, now, lease=lease.id, facts=facts, cause=Cause.LAUNCH_FAILED.value)
             self.budget.charge(tx, [lease.job], now, final=True)
-
-
-def _stop_wanted(row: Mapping[str, Any], job: RowMapping, seen: Observation) -> bool:
-    if row["stop_requested_at_ms"] is not None:
-        return True
-    return job["cancel_requested_at_ms"] is not None or _broken(seen)
-
-
-def _stop_cause(seen: Observation) -> Cause:
-    if any(m.phase is MemberPhase.LOST for m in seen.members):
-        return Cause.NODE_FAIL
-    return Cause.EXITED if _broken(seen) else Cause.CANCELLED
-
-
-def _broken(seen: Observation) -> bool:
-    """A gang is whole or over: one member gone, or ended badly, ends the rest."""
-    return any(
-        m.phase is MemberPhase.LOST or (m.phase is MemberPhase.EXITED and m.exit_code != 0) for m in seen.members
-    )

@@ -100,6 +100,10 @@ def candidate(job: WaitingJob, index: int, pool: Pool, terms: Terms | None, prof
         net_fen=most.net_fen,
         hold_fen=most.draw_fen,
         effective_fen=expected.effective_fen,
+        predicted_ms=predicted,
+        expected_fen=None if predicted is None else expected.gross_fen,
+        shadow_price_permille=terms.shadow_price_permille,
+        exceeds_limit=predicted is not None and predicted > job.time_limit_ms,
     )
 
 

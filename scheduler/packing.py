@@ -64,14 +64,20 @@ class Packing:
             stale &= allowed
         rows = stale.nonzero()[0]
         if len(rows):
-            self._score(shape, columns, rows, kept)
+            kept.score[rows] = -np.inf
+            kept.stamp[rows] = columns.stamp[rows]
+            able = columns.usable[rows] & (columns.cpu[rows] >= shape.cpu) & (columns.memory[rows] >= shape.memory)
+            if shape.share >= WHOLE:
+                able &= columns.full[rows] >= shape.count
+            rows = rows[able]
+            if len(rows):
+                self._score(shape, columns, rows, kept)
         return kept
 
     def _score(self, shape: MemberShape, columns: NodeColumns, rows: Ints, kept: _Kept) -> None:
         free = columns.free[rows].astype(np.int64)
         if free.size and free.min() < 0:
             np.maximum(free, 0, out=free)
-        usable = columns.usable[rows] & (columns.cpu[rows] >= shape.cpu) & (columns.memory[rows] >= shape.memory)
         before = None
         if shape.firm is not None:
             tenant = columns.tenant[rows]
@@ -83,9 +89,8 @@ class Packing:
             before = self._before(columns, rows, free)
         nodes = Nodes(free, columns.cpu[rows], self.model[rows])
         better, device = gain(self.tables, nodes, before, shape.count, min(shape.share, WHOLE), shape.cpu)
-        kept.score[rows] = np.where(usable, better - self.slope[rows], -np.inf)
+        kept.score[rows] = better - self.slope[rows]
         kept.device[rows] = device
-        kept.stamp[rows] = columns.stamp[rows]
 
     def _before(self, columns: NodeColumns, rows: Ints, free: Ints) -> Floats:
         """F of these rows, kept by stamp: it is the same for every shape."""

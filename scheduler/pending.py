@@ -7,8 +7,8 @@ wait    devices must free up, or earlier jobs go first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from scheduler.clock import from_ms
@@ -40,6 +40,16 @@ class Reasons:
         return self._pending(
             job, job.gate.code, kind, ", ".join(job.gate.on) or _asked(job), needed=None, available=None
         )
+
+    def turn(self, job: WaitingJob) -> Pending:
+        """Others have their turn in this round."""
+        needed = min(a.count for a in job.request.alternatives) * least_nodes(job)
+        at = self.state.now + timedelta(milliseconds=getattr(self.work.policy, "round_ms", 0))
+        pending = self._pending(
+            job, "NOT_THIS_ROUND", PendingKind.WAIT, _asked(job), needed=needed,
+            available=int(self.work.columns.full[self.work.columns.usable].sum()),
+        )  # fmt: skip
+        return replace(pending, next_evaluation=at)
 
     def never(self, job: WaitingJob) -> Pending:
         """No pool could run it even when empty: the model is not listed, a node is too small, or too few are."""
@@ -108,7 +118,7 @@ class Reasons:
             rows = work.zone.rows[way.number]
             ready = columns.usable[rows]
             usable += int((ready & (columns.size[rows] >= way.shape.count)).sum())
-            whole = columns.whole(rows)
+            whole = columns.full[rows]
             available = max(available, int(whole[ready].sum()))
             most_nodes = max(most_nodes, int(((whole >= way.shape.count) & ready).sum()))
             score, _ = work.score((way,), job)
@@ -135,7 +145,7 @@ class Reasons:
         key = (job.request, job.stacks, job.nodes, job.min_nodes, tuple(way.number for way in ways))
         if key not in self._behind:
             columns, rows = self.work.columns, self.work.zone.rows
-            free = [int(columns.whole(rows[w.number])[columns.usable[rows[w.number]]].sum()) for w in ways]
+            free = [int(columns.full[rows[w.number]][columns.usable[rows[w.number]]].sum()) for w in ways]
             self._behind[key] = (
                 ", ".join(sorted({w.pool.id for w in ways})), min(w.shape.count for w in ways) * least_nodes(job), max(free),
                 (*self._other_models(job), Remedy(code="WAIT")),
@@ -200,7 +210,7 @@ class Reasons:
             ready = columns.usable[rows]
             _add(found, "NODE_TOO_SMALL", int((~large).sum()))
             _add(found, "NODE_UNSCHEDULABLE", int((large & ~ready).sum()))
-            busy = int((large & ready & (columns.whole(rows) < count)).sum())
+            busy = int((large & ready & (columns.full[rows] < count)).sum())
             _add(found, "NODE_BUSY", busy)
             if busy:
                 until = min([end for end in (self._first_end(pool_id), until) if end], default=None)
@@ -262,7 +272,7 @@ class Reasons:
                 or not runs_on(job.stacks, pool)
             ):
                 continue
-            if int(((columns.whole(rows) >= count) & columns.usable[rows]).sum()) >= least_nodes(job):
+            if int(((columns.full[rows] >= count) & columns.usable[rows]).sum()) >= least_nodes(job):
                 facts: dict[str, Any] = {"model": pool.model, "pool": pool_id, "count": count}
                 facts["price_fen_per_device_hour"] = pool.price_fen_per_device_hour
                 found.append(Remedy(code="ACCEPT_MODEL", facts=facts))

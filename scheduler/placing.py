@@ -51,6 +51,11 @@ def place(
     return one, _start(job, way, work, np.sort(chosen), device)
 
 
+def affordable(job: WaitingJob, one: Candidate) -> bool:
+    """The job allows that much, net."""
+    return job.money.max_net_fen is None or one.net_fen <= job.money.max_net_fen
+
+
 def _place_one(
     job: WaitingJob,
     ways: Sequence[tuple[Way, Candidate]],

@@ -62,6 +62,7 @@ class Candidate:
 
     gross_fen: price over the whole gang and time limit; hold_fen: what the voucher would draw within its room;
     net_fen: gross less that. effective_fen: what a choice should compare, the voucher's part weighed by 1 - λ.
+    predicted_ms: how long the job would take there, expected_fen: the gross of that; None = unknown. shadow_price_permille: λ.
     """
 
     alternative: int
@@ -71,6 +72,10 @@ class Candidate:
     net_fen: int
     hold_fen: int
     effective_fen: int
+    predicted_ms: int | None = None
+    expected_fen: int | None = None
+    shadow_price_permille: int = 0
+    exceeds_limit: bool = False  # the prediction is longer than the job's time limit: it would be cut off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

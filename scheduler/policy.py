@@ -34,6 +34,7 @@ class Policy(Protocol):
 
     name: str
     backfill: int  # how many jobs that wait in a pool have a reservation there; 0: nobody overtakes
+    preempts: bool  # a job of higher priority, or one whose queue has lent its devices, may stop others
     fair: bool  # queues take turns by what they use for each unit of weight
 
     def order(self, jobs: JobColumns, now_ms: int) -> Ints:

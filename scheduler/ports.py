@@ -1,4 +1,4 @@
-"""What the scheduler asks of the world: at most five questions a port."""
+"""What the scheduler asks of the world: at most six questions a port."""
 
 from __future__ import annotations
 
@@ -29,8 +29,16 @@ class Budget(Protocol):
     def hold(self, tx: Any, lease: Lease, now: datetime) -> Held | Refusal:
         """Reserve the voucher money a lease may draw, one hold per local year its time limit touches."""
 
-    def charge(self, tx: Any, jobs: Sequence[JobId], now: datetime, *, final: bool) -> None:
-        """Settle what each job's usage records say so far; final: and release what is left of its holds."""
+    def charge(
+        self, tx: Any, jobs: Sequence[JobId], now: datetime, *, final: bool, over: Sequence[LeaseId] = ()
+    ) -> None:
+        """Settle what each job's usage records say so far; final: and release what is left of its holds.
+
+        over: leases that ended while their job goes on; what is left of their holds is released.
+        """
+
+    def exhausted(self, tx: Any, held: Sequence[Mapping[str, Any]], now: datetime) -> Mapping[LeaseId, Refusal]:
+        """Of these lease rows, those to stop now because a limit of their owner is spent, each with why."""
 
     def terms(self, tx: Any, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
         """Price, voucher rate and room of every firm in every pool."""

@@ -99,6 +99,10 @@ queues = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("nominal_devices", Integer),
+    Column("cohort", String),  # queues of one cohort lend each other what they do not use
+    Column("borrowing_limit", Integer),
+    Column("lending_limit", Integer),
+    Column("weight", Integer, nullable=False, server_default=text("1")),
 )
 
 jobs = Table(

@@ -59,7 +59,8 @@ class RunningLease:
     """Devices taken. ends_by: the latest instant it may hold them (its time limit).
 
     cpu_milli, memory_bytes: held on each member's node. share_permille: of each device. started_at: None while it starts.
-    checkpointed_at: the last checkpoint known, None = none yet. The rest is as in WaitingJob.
+    checkpointed_at: the last checkpoint known, None = none yet. stopping: it was told to stop; its devices come free soon.
+    again: the job as it would wait if it were stopped, None = it may not be moved. The rest is as in WaitingJob.
     """
 
     id: LeaseId
@@ -78,6 +79,8 @@ class RunningLease:
     checkpoint_interval_ms: int | None = None
     workload: str | None = None
     remaining_steps: int | None = None
+    stopping: bool = False
+    again: WaitingJob | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,7 @@ def exhausted(
 ) -> dict[LeaseId, Refusal]:
     """The leases to stop now, each with why: by `now` + grace its limit would be spent.
 
+    What ends within the limit anyway is left to end.
     grace_ms: how long a stop takes, so that checkpointing is paid for out of the limit and not on top of it. Every lease
     under a firm's spent budget stops, unless it runs at price 0. A limit whose interval has not begun or is over stops nothing.
     """
@@ -83,7 +84,7 @@ def exhausted(
             continue
         by_then = until if limit.end is None else min(until, limit.end)
         net = limit.spent_fen + sum(one.net_fen(limit.start, by_then) for one in under)
-        if net >= limit.limit_fen:
+        if net >= limit.limit_fen and limit.spent_fen + sum(_rest(limit, one) for one in under) > limit.limit_fen:
             facts = {"limit_fen": limit.limit_fen, "net_fen": net, "scope": "job" if limit.job else "firm"}
             for one in under:
                 found.setdefault(one.lease, Refusal(code="BUDGET_EXHAUSTED", facts=facts))
@@ -97,6 +98,8 @@ def may_start(limits: Iterable[Limit], burning: Sequence[Burn], asked: Burn) -> 
             continue
         committed = sum(one.net_fen(limit.start, limit.end) for one in burning if _covers(limit, one))
         needed = asked.net_fen(limit.start, limit.end)
+        if not needed:
+            continue
         if limit.spent_fen + committed + needed > limit.limit_fen:
             return Refusal(
                 code="FIRM_BUDGET_TOO_LOW" if limit.job is None else "MAX_NET_COST_TOO_LOW",
@@ -107,6 +110,10 @@ def may_start(limits: Iterable[Limit], burning: Sequence[Burn], asked: Burn) -> 
                 },
             )
     return None
+
+
+def _rest(limit: Limit, one: Burn) -> int:
+    return one.net_fen(limit.start, limit.end)
 
 
 def _covers(limit: Limit, one: Burn) -> bool:

@@ -152,9 +152,35 @@ def set_schedulable(tx: Connection, node: str, schedulable: bool, now: datetime)
 
 
 def set_queue(tx: Connection, name: str, nominal_devices: int | None) -> None:
-    """The queue may hold at most nominal_devices at once; None lifts the limit."""
+    """The queue may always have nominal_devices, and in no cohort no more; None lifts the limit."""
     upsert(tx, queues, {"name": name, "nominal_devices": nominal_devices}, key=("name",))
     touch(tx)
+
+
+def set_cohort(
+    tx: Connection,
+    name: str,
+    *,
+    cohort: str | None,
+    borrowing_limit: int | None = None,
+    lending_limit: int | None = None,
+    weight: int = 1,
+) -> Refusal | None:
+    """The queue lends to and borrows from the others of its cohort within these limits (None: all); weight: of its share.
+
+    A queue nobody set is refused; ValueError names a weight below 1 or a limit below 0.
+    """
+    if weight < 1:
+        raise ValueError(f"weight: must be 1 or more, not {weight}; nearest: 1")
+    for field, limit in (("borrowing_limit", borrowing_limit), ("lending_limit", lending_limit)):
+        if limit is not None and limit < 0:
+            raise ValueError(f"{field}: must be 0 or more, not {limit}; nearest: 0")
+    values = {"borrowing_limit": borrowing_limit, "lending_limit": lending_limit, "weight": weight}
+    done = tx.execute(update(queues).where(queues.c.name == name).values(cohort=cohort, **values))
+    if done.rowcount == 0:
+        return Refusal(code="QUEUE_UNKNOWN", facts={"queue": name})
+    touch(tx)
+    return None
 
 
 def add_samples(tx: Connection, batch: Sequence[Sample]) -> int:
@@ -305,6 +331,15 @@ def move(
     return after
 
 
+def requeue(
+    tx: Connection, job: JobId, state: State, now: datetime, *, lease: LeaseId, facts: Mapping[str, Any]
+) -> None:
+    """The job waits again in its old place, for its next attempt; its lease has ended as the facts say."""
+    if state is not State.RESERVED:
+        move(tx, job, Event.INTERRUPTED, now, lease=lease, facts=facts)
+    move(tx, job, Event.REQUEUED, now, lease=lease, facts=facts)
+
+
 def set_pending(tx: Connection, job: JobId, pending: Pending, document: Mapping[str, Any], now: datetime) -> None:
     """Keep why a job waits; the story gets a line only when the code changes."""
     row = tx.execute(select(jobs.c.state, jobs.c.pending, jobs.c.pending_since_ms).where(jobs.c.id == job)).one()
@@ -422,9 +457,15 @@ def _reserve(
             "price_fen_per_device_hour": lease.price_fen_per_device_hour,
             "gross_fen": launch.chosen.gross_fen,
             "net_fen": launch.chosen.net_fen,
+            "expected_fen": launch.chosen.expected_fen,
+            "predicted_ms": launch.chosen.predicted_ms,
+            "shadow_price_permille": launch.chosen.shadow_price_permille,
             "hold_fen": {str(year): fen for year, fen in sorted(held.by_year.items())},
             "short": list(held.short),
-            "rejected": [{"pool": c.pool, "net_fen": c.net_fen, "gross_fen": c.gross_fen} for c in launch.rejected],
+            "rejected": [
+                {"pool": c.pool, "net_fen": c.net_fen, "gross_fen": c.gross_fen, "expected_fen": c.expected_fen}
+                for c in launch.rejected
+            ],
         },
         attempt=jobs.c.attempt + 1,
         pending=None,

@@ -27,6 +27,7 @@ class Registry:
     known: list[JobClass] = field(default_factory=list)
     queues: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
+    leases: dict[str, int] = field(default_factory=dict)
     _profiles: tuple[Mapping[tuple[str, str, int], Throughput], Profiles] = field(default_factory=lambda: ({}, {}))
 
     def profiles(self, throughputs: Mapping[tuple[str, str, int], Throughput]) -> Profiles:

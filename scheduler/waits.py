@@ -97,6 +97,8 @@ class Waits(Sequence[Wait]):
         ways = work.zone.ways(class_of(job))
         if not ways:
             return reasons.never(job)
+        if verdict.why == "turn":
+            return reasons.turn(job)
         least = int(self.state.waiting.values[self.rows[index], DEVICES])
         most = work.most(job.queue)
         if most is not None and least > most:
@@ -118,7 +120,7 @@ class Waits(Sequence[Wait]):
         """Per wait, how many earlier ones wait for this pool."""
         if number not in self._ahead:
             keeps = self._keeping()
-            table = self.work.zone.classes(self.state.registry)
+            table = self.work.zone.classes(self.state.registry, self.work.columns)
             wants = np.zeros(table.count, dtype=np.bool_)
             wants[table.cls[table.pool == number]] = True
             here = keeps & wants[self.state.waiting.values[self.rows, CLASS]]

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.backfill import FOREVER, Release, Timeline
+from scheduler.backfill import FOREVER, Timeline
+from scheduler.capacity import Capacity
 from scheduler.clock import to_ms
 from scheduler.columns import NodeColumns
+from scheduler.making_room import Stops
 from scheduler.netcost import candidate
 from scheduler.packing import Packing
 from scheduler.plan import Candidate, Migration, Preempt
@@ -19,7 +21,7 @@ from scheduler.quota import Quotas, Standing
 from scheduler.shape import WHOLE, class_of, least_nodes
 from scheduler.snapshot import Terms, WaitingJob
 from scheduler.waiting import CLASS, DEVICES, GATED, LIMIT, QUEUE
-from scheduler.zone import Way, Zone
+from scheduler.zone import ClassTable, Way, Zone
 
 if TYPE_CHECKING:
     from scheduler.engine import State
@@ -54,10 +56,13 @@ class Workspace:
         self.profiles = state.registry.profiles(state.throughputs)
         self.tests = 0
         self.preempts: list[Preempt] = []
+        self.stops = Stops(self)
         self.migrations: list[Migration] = []
         self._timelines: dict[int, Timeline] = {}
         self._starts: list[tuple[int, int, int]] = []
         self._tried: dict[int, int] = {}
+        self._moved = False
+        self._reserved: dict[int, Ints] = {}
         self._priced_job: WaitingJob | None = None
         self._priced: dict[object, Candidate] = {}
         self._unbooked: list[tuple[WaitingJob, Sequence[Way]]] = []
@@ -106,12 +111,17 @@ class Workspace:
             net_fen=known.net_fen,
             hold_fen=known.hold_fen,
             effective_fen=known.effective_fen,
+            predicted_ms=known.predicted_ms,
+            expected_fen=known.expected_fen,
+            shadow_price_permille=known.shadow_price_permille,
+            exceeds_limit=known.exceeds_limit,
         )
 
     def start(self, way: Way, rows: Sequence[int], places: Sequence[Sequence[int]], job: WaitingJob) -> None:
         """The job holds these places of these rows from now on."""
         if not self._own:
             self.columns, self._own = self.columns.copy(), True
+        self._moved = True
         for row, held in zip(rows, places, strict=True):
             self.columns.take(row, held, way.shape.share, way.shape.cpu, way.shape.memory, job.firm)
         if way.shape.share >= WHOLE and way.shape.count:
@@ -169,6 +179,7 @@ class Workspace:
             self.closing = np.full(self.zone.row_count, FOREVER, dtype=np.int64)
         rows = self.zone.rows[way.number][list(chosen)]
         self.closing[rows] = np.minimum(self.closing[rows], start)
+        self._reserved.pop(way.number, None)
         return True
 
     def _roomy(self, way: Way) -> Ints:
@@ -182,21 +193,12 @@ class Workspace:
     def timeline(self, number: int) -> Timeline:
         """The pool's whole devices from now on, with what this plan has started and reserved so far."""
         if number not in self._timelines:
-            rows, name = self.zone.rows[number], self.zone.pools[number].id
-            place = {int(row): i for i, row in enumerate(rows)}
+            rows = self.zone.rows[number]
             usable = self.columns.usable[rows]
-            ends = [
-                (self.columns.row_of.get(member.node, -1), len(member.devices), to_ms(lease.ends_by))
-                for lease in self.state.leases.values()
-                if lease.pool == name and lease.share_permille >= WHOLE
-                for member in lease.members
-            ]
-            releases = [
-                Release(place[row], count, end)
-                for row, count, end in (*ends, *self._starts)
-                if row in place and usable[place[row]]
-            ]
-            free = np.where(usable, self.columns.whole(rows), 0)
+            held = np.concatenate([self.state.held.rows, np.array(self._starts, dtype=np.int64).reshape(-1, 3)])
+            here = held[(self.zone.pool_of[held[:, 0]] == number) & self.columns.usable[held[:, 0]]]
+            releases = np.column_stack([np.searchsorted(rows, here[:, 0]), here[:, 1], here[:, 2]])
+            free = np.where(usable, self.columns.full[rows], 0)
             self._timelines[number] = Timeline(free, releases, self.now_ms)
         return self._timelines[number]
 
@@ -204,36 +206,74 @@ class Workspace:
 
     def worth(self, values: Ints) -> Flags:
         """Which waiting jobs might start, or must be looked at because they would keep a place. The others wait."""
-        table = self.zone.classes(self.state.registry)
+        table = self.zone.classes(self.state.registry, self.columns)
         capacity = self.zone.capacity()
         capacity.update(self.columns)
-        feasible = table.any_way(capacity.counts[table.shape, table.pool] >= table.least)
         full = np.array([self._closed(number) for number in range(len(self.zone.pools))], dtype=np.bool_)
-        open_ = table.any_way(~full[table.pool])
+        open_ = table.any_way(~full[table.pool]) & table.possible
+        cls = values[:, CLASS]
         if self.policy.backfill:
+            anywhere = table.by_pool(capacity.counts[table.shape, table.pool] >= table.least)
+            feasible = self._feasible(values, table, capacity, anywhere)
             limit = np.full(table.count, FOREVER, dtype=np.int64)
             for number, tried in self._tried.items():
                 limit[number] = tried
-            look = (feasible[values[:, CLASS]] & (values[:, LIMIT] < limit[values[:, CLASS]])) | (
-                ~feasible & open_ & table.possible
-            )[values[:, CLASS]]
+            look = (feasible & (values[:, LIMIT] < limit[cls])) | (~anywhere.any(axis=1) & open_)[cls]
         else:
-            look = (open_ & table.possible)[values[:, CLASS]]
+            look = open_[cls]
         names = self.state.registry.names
         room = np.array([FOREVER if (h := self.quotas.headroom(name)) is None else h for name in names], dtype=np.int64)
         open_jobs: Flags = look & (values[:, GATED] == 0) & (values[:, DEVICES] <= room[values[:, QUEUE]])
         return open_jobs
 
+    def _feasible(self, values: Ints, table: ClassTable, capacity: Capacity, anywhere: Flags) -> Flags:
+        """Of each job, whether its nodes are free in some pool, those left out that are reserved before it would end."""
+        if self.closing is None:
+            return np.asarray(anywhere[values[:, CLASS]].any(axis=1))
+        reserved = (self.closing < FOREVER).nonzero()[0]
+        first = np.full(len(self.zone.pools) + 1, FOREVER, dtype=np.int64)
+        np.minimum.at(first, self.zone.pool_of[reserved], self.closing[reserved])
+        open_ = capacity.counts_without(reserved)
+        lasting = table.by_pool(open_[table.shape, table.pool] >= table.least)
+        short = values[:, LIMIT, None] <= (first[None, :-1] - self.now_ms)
+        cls = values[:, CLASS]
+        return np.asarray((lasting[cls] | (anywhere[cls] & short)).any(axis=1))
+
     def still_worth(self, value: Ints) -> bool:
         """The same for one job, after what was decided since; True where only a closer look can tell."""
-        ways = self.zone.ways(self.state.registry.known[int(value[CLASS])])
+        ways = self.zone.ways_of(int(value[CLASS]), self.state.registry)
         if self.policy.backfill:
-            if int(value[LIMIT]) >= self._tried.get(int(value[CLASS]), FOREVER):
+            number = int(value[CLASS])
+            if int(value[LIMIT]) >= self._tried.get(number, FOREVER):
+                return False
+            self.book()
+            if not any(self._may_start(way, int(value[LIMIT])) or not self._closed(way.number) for way in ways):
                 return False
         elif all(self.blocked.get(way.number) for way in ways):
             return False
         room = self.quotas.headroom(self.state.registry.names[int(value[QUEUE])])
         return room is None or int(value[DEVICES]) <= room
+
+    def _may_start(self, way: Way, limit_ms: int) -> bool:
+        """Enough nodes of the pool are free now, those left out that are reserved before the limit is over."""
+        capacity = self.zone.capacity()
+        if self._moved:
+            capacity.update(self.columns)
+            self._moved = False
+        code = capacity.codes[way.shape]
+        count = int(capacity.counts[code, way.number])
+        if self.closing is not None and count >= way.least:
+            rows = self._reserved_rows(way.number)
+            if len(rows) and self.now_ms + limit_ms > int(self.closing[rows].min()):
+                count -= capacity.hosts(code, rows)
+        return count >= way.least
+
+    def _reserved_rows(self, number: int) -> Ints:
+        if number not in self._reserved:
+            assert self.closing is not None, "asked when something is reserved"
+            rows = self.zone.rows[number]
+            self._reserved[number] = rows[self.closing[rows] < FOREVER]
+        return self._reserved[number]
 
     def _closed(self, number: int) -> bool:
         if self.policy.backfill:

@@ -32,30 +32,43 @@ class Way:
     pool: Pool
     number: int
     shape: MemberShape
+    least: int
 
 
 class ClassTable:
-    """Ways as columns: cls, shape (its number in the capacity), pool, least (nodes). possible: classes with any way."""
+    """ways: by class number. The same as columns: cls, shape (its number in the capacity), pool, least (nodes).
+
+    possible: classes with any way.
+    """
 
     def __init__(self) -> None:
         self.count = 0
-        self._rows: list[tuple[int, int, int, int]] = []
+        self.pools = 0
+        self.ways: list[tuple[Way, ...]] = []
         self.cls = self.shape = self.pool = self.least = np.zeros(0, dtype=np.int64)
         self.possible: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
-    def extend(self, zone: Zone, registry: Registry) -> None:
+    def extend(self, zone: Zone, registry: Registry, columns: NodeColumns) -> None:
         """Every class of the registry is in."""
         if self.count == len(registry.known):
             return
         new = registry.known[self.count :]
         capacity = zone.capacity()
-        capacity.add([way.shape for found in new for way in zone.ways(found)], zone.empty)
-        for number, found in enumerate(new, start=self.count):
-            self._rows += [(number, capacity.codes[w.shape], w.number, found.least) for w in zone.ways(found)]
-        self.count = len(registry.known)
-        table = np.array(self._rows, dtype=np.int64).reshape(-1, 4)
-        self.cls, self.shape, self.pool, self.least = (np.ascontiguousarray(table[:, i]) for i in range(4))
-        self.possible = self.any_way(np.ones(len(table), dtype=np.bool_))
+        numbers = range(self.count, self.count + len(new))
+        self.ways += [zone.ways_of(number, registry) for number in numbers]
+        capacity.add([way.shape for number in numbers for way in self.ways[number]], columns)
+        rows = [(n, capacity.codes[w.shape], w.number, w.least) for n in numbers for w in self.ways[n]]
+        self.count, self.pools = len(registry.known), len(zone.pools)
+        table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+        old = (self.cls, self.shape, self.pool, self.least)
+        self.cls, self.shape, self.pool, self.least = (np.concatenate([c, table[:, i]]) for i, c in enumerate(old))
+        self.possible = self.any_way(np.ones(len(self.cls), dtype=np.bool_))
+
+    def by_pool(self, ways: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Per class and pool, whether any of its ways there is among these."""
+        found = np.zeros((self.count, self.pools), dtype=np.bool_)
+        found[self.cls[ways], self.pool[ways]] = True
+        return found
 
     def any_way(self, ways: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Per class, whether any of its ways is among these."""
@@ -73,12 +86,14 @@ class Zone:
         self.rows: tuple[Ints, ...] = tuple(columns.rows[pool.id] for pool in self.pools)
         self.size = columns.size
         self.pool_of = np.array([self.numbers.get(name, len(self.pools)) for name in columns.pool_of], dtype=np.int64)
-        self.empty = columns
         self._nodes = nodes
         self._ids = columns.ids
         self._models = [pools[p].model if p in pools else "" for p in columns.pool_of]
         self._width = columns.free.shape[1]
         self._capacity: Capacity | None = None
+        self._by_number: list[tuple[Way, ...] | None] = []
+        self._pairs: dict[object, list[tuple[int, int]]] = {}
+        self._sizes: dict[tuple[int, int], int] = {}
         self._ways: dict[JobClass, tuple[Way, ...]] = {}
         self._masks: dict[tuple[int, ...], npt.NDArray[np.bool_]] = {}
         self._packing: tuple[tuple[MixShape, ...], Packing] | None = None
@@ -102,9 +117,9 @@ class Zone:
             self._totals = (np.array(cpu, dtype=np.int64), np.array(memory, dtype=np.int64))
         return self._totals
 
-    def classes(self, registry: Registry) -> ClassTable:
+    def classes(self, registry: Registry, columns: NodeColumns) -> ClassTable:
         """The ways of every class that the registry knows, as columns."""
-        self._classes.extend(self, registry)
+        self._classes.extend(self, registry, columns)
         return self._classes
 
     def packing(self, mix: tuple[MixShape, ...]) -> Packing:
@@ -125,6 +140,15 @@ class Zone:
         known = self._ways.get(found)
         if known is None:
             known = self._ways[found] = tuple(self._ways_of(found))
+        return known
+
+    def ways_of(self, number: int, registry: Registry) -> tuple[Way, ...]:
+        """The same, by the number of the class."""
+        if len(self._by_number) <= number:
+            self._by_number += [None] * (len(registry.known) - len(self._by_number))
+        known = self._by_number[number]
+        if known is None:
+            known = self._by_number[number] = self.ways(registry.known[number])
         return known
 
     def mask(self, numbers: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -151,17 +175,27 @@ class Zone:
         return self._domains
 
     def _ways_of(self, found: JobClass) -> list[Way]:
+        key = (found.request.alternatives, found.stacks)
+        if key not in self._pairs:
+            self._pairs[key] = [
+                (index, number)
+                for index, alternative in enumerate(found.request.alternatives)
+                for number, pool in enumerate(self.pools)
+                if matches(alternative, pool) and runs_on(found.stacks, pool)
+            ]
+        shapes = [found.shape(alternative) for alternative in found.request.alternatives]
         return [
-            Way(index, pool, number, found.shape(alternative))
-            for index, alternative in enumerate(found.request.alternatives)
-            for number, pool in enumerate(self.pools)
-            if matches(alternative, pool)
-            and runs_on(found.stacks, pool)
-            and self._large(number, alternative, found.least)
+            Way(index, self.pools[number], number, shapes[index], found.least)
+            for index, number in self._pairs[key]
+            if self._large(number, shapes[index].count) >= found.least
         ]
 
-    def _large(self, number: int, alternative: Alternative, nodes: int) -> bool:
-        return int((self.size[self.rows[number]] >= alternative.count).sum()) >= nodes
+    def _large(self, number: int, count: int) -> int:
+        """Nodes of the pool with so many devices, free or not."""
+        key = (number, count)
+        if key not in self._sizes:
+            self._sizes[key] = int((self.size[self.rows[number]] >= count).sum())
+        return self._sizes[key]
 
 
 def matches(alternative: Alternative, pool: Pool) -> bool:

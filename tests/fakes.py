@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -105,8 +105,13 @@ class FreeBudget:
     def hold(self, tx: Any, lease: Lease, now: datetime) -> Held | Refusal:
         return self.refuse or Held()
 
-    def charge(self, tx: Any, jobs: Sequence[JobId], now: datetime, *, final: bool) -> None:
+    def charge(
+        self, tx: Any, jobs: Sequence[JobId], now: datetime, *, final: bool, over: Sequence[LeaseId] = ()
+    ) -> None:
         self.charged += [(job, final) for job in jobs]
+
+    def exhausted(self, tx: Any, held: Sequence[Mapping[str, Any]], now: datetime) -> Mapping[LeaseId, Refusal]:
+        return {}
 
     def terms(self, tx: Any, firms: Sequence[FirmId], pools: Sequence[Pool], now: datetime) -> tuple[Terms, ...]:
         return ()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 LOG_PAGE = 65_536
+PENDING_TIMES = ("since", "next_evaluation", "earliest_start")
 PROBLEM = ("field", "message", "nearest")
 Format = Annotated[Output, typer.Option("-o", "--output", help="Table for people; json, yaml or csv for programs.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or its name (the newest of that name).")]
@@ -174,11 +175,15 @@ def _tell_pending(pending: Mapping[str, Any]) -> None:
 
     reason, counts, remedies = pending_words(pending, language())
     section(word("page.job.why"))
-    typer.echo(reason)
+    typer.echo(f"{reason}  [{pending.get('code')}]")
     for line in counts:
         typer.echo(f"  · {line}")
-    if pending.get("earliest_start"):
-        typer.echo(word("pending.earliest", earliest_start=pending["earliest_start"]))
+    rows = [(word("pending.kind"), word(f"pending.kind.{pending['kind']}"))] if pending.get("kind") else []
+    for name in ("scope", "needed", "available", "position", "since", "next_evaluation", "earliest_start"):
+        if pending.get(name) is not None:
+            shown = _moment(pending[name]) if name in PENDING_TIMES else str(pending[name])
+            rows.append((word(f"pending.field.{name}"), shown))
+    pairs(rows)
     for line in remedies:
         typer.echo(f"  → {line}")
 

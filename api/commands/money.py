@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from api.commands.connection import connect, one, resolve
 from api.commands.console import USAGE, Column, Failure, Output, emit, pairs, section, show, talk, word
-from api.commands.papers import Action, Reason, Words, misuse, path, take, tell
+from api.commands.papers import Action, Reason, Words, body_of, misuse, path, take, tell, year_of
 
 Format = Annotated[Output, typer.Option("-o", "--output", help="Table for people; json, yaml or csv for programs.")]
 
@@ -51,15 +52,51 @@ LINE_COLUMNS = (
 )
 
 
-RIGHT = {"show": "", "freeze": "FIRM --reason TEXT", "unfreeze": "FIRM --reason TEXT", "revoke": "FIRM --reason TEXT"}
+RIGHT = {
+    "show": "",
+    "freeze": "FIRM --reason TEXT",
+    "unfreeze": "FIRM --reason TEXT",
+    "revoke": "FIRM --reason TEXT",
+    "links": "",
+    "link": "FILE",
+}
+TRANCHE = (
+    Column(key="year", title="column.year"),
+    Column(key="issued_fen", title="column.issued_fen", shown=_money, number=True),
+    Column(key="drawn_fen", title="column.drawn", shown=_money, number=True),
+    Column(key="held_fen", title="column.held", shown=_money, number=True),
+    Column(key="left_fen", title="column.left", shown=_money, number=True),
+    Column(key="given_back_fen", title="column.given_back", shown=_money, number=True),
+    Column(key="idle_from", title="column.idle_from", shown=_moment),
+)
+LINK = (
+    Column(key="seq", title="column.number", number=True),
+    Column(key="codes", title="column.codes", shown=", ".join),
+    Column(key="from", title="column.start", shown=_moment),
+    Column(key="to", title="column.end", shown=_moment),
+    Column(key="withdrawn", title="column.withdrawn", shown=lambda value: word("yes" if value else "no")),
+)
+LINKED = (
+    Column(key="seq", title="column.number", number=True),
+    Column(key="codes", title="column.codes", shown=", ".join),
+    Column(key="subjects", title="column.subjects", shown=lambda years: _listed(years)),
+)
 
 
 def voucher(
     action: Action = "show",
     words: Words = None,
     claim: Annotated[
-        bool, typer.Option("--claim", help="Claim the right first; claiming again changes nothing.")
+        bool,
+        typer.Option("--claim", help="Claim the right first; where vouchers come in tranches, the next tranche too."),
     ] = False,
+    tranche: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="With --claim: the tranche's id; the same one again moves nothing."),
+    ] = None,
+    year: Annotated[
+        str | None, typer.Option(metavar="YEAR", help="With --claim: the tranche's year, else the one of today.")
+    ] = None,
     firm: Annotated[str | None, typer.Option(help="Another firm's, where your key may see it.")] = None,
     reason: Reason = None,
     output: Format = Output.TABLE,
@@ -71,16 +108,26 @@ def voucher(
     freeze FIRM --reason TEXT        it draws nothing new
     unfreeze FIRM --reason TEXT      by a reviewer who did not freeze it
     revoke FIRM --reason TEXT        for good, from now on
+    links                            credit codes that are one firm, withdrawn ones too
+    link FILE                        puts such a link on record
+
+    The file has the fields of POST /v1/links: codes, from, to, evidence, withdraws.
     """
     given = take("voucher", RIGHT, action, words, reason=reason)
+    beside = claim or firm is not None
+    if (action != "show" and beside) or (not claim and (tranche is not None or year is not None)):
+        raise misuse("voucher", RIGHT, action)
+    if action in ("links", "link"):
+        _link(body_of(Path(given[0])) if given else None, output)
+        return
     if action != "show":
-        if claim or firm is not None:
-            raise misuse("voucher", RIGHT, action)
         _set_right(action, given[0], str(reason), output)
         return
+    asked = {"id": tranche, "year": None if year is None else year_of(year)}
     with connect("firm") as client:
         if claim:
-            client.post("/v1/vouchers", {"programme": "compute_voucher"})
+            taken = {key: value for key, value in asked.items() if value is not None}
+            client.post("/v1/vouchers", {"programme": "compute_voucher", **taken})
         found = list(client.items("/v1/vouchers", firm=firm))
     if output is not Output.TABLE:
         rows = [{**{k: v for k, v in item.items() if k != "rooms"}, "rooms": item.get("rooms")} for item in found]
@@ -90,7 +137,35 @@ def voucher(
         talk(word("voucher.none"))
     for item in found:
         section(f"{item['firm']}  {word('voucher.programme.' + str(item['programme']))}")
-        pairs([(word("voucher.policy"), str(item["policy"])), *_rooms(item.get("rooms") or {})])
+        shared = item.get("subjects") or {}
+        joint = [(word("column.subjects"), _listed(shared))] if shared else []
+        pairs([(word("voucher.policy"), str(item["policy"])), *_rooms(item.get("rooms") or {}), *joint])
+        if item.get("tranches"):
+            show(item["tranches"], TRANCHE, output)
+
+
+def _listed(years: Mapping[str, str]) -> str:
+    """The subjects that share a cap, by year."""
+    return ", ".join(f"{year} {subject}" for year, subject in sorted(years.items())) or "—"
+
+
+def _link(body: dict[str, Any] | None, output: Output) -> None:
+    """Every link on record, or the one that is put there, with the subjects that now share a cap."""
+    with connect("operator") as client:
+        if body is None:
+            show([_in_cells(each, output) for each in client.items("/v1/links")], LINK, output)
+        else:
+            tell(_in_cells(client.post("/v1/links", body), output), LINKED, output)
+
+
+def _in_cells(found: Mapping[str, Any], output: Output) -> dict[str, Any]:
+    """For CSV the codes and subjects as one text each; else as they are."""
+    if output is not Output.CSV:
+        return dict(found)
+    texts = {"codes": " ".join(found["codes"])}
+    if "subjects" in found:
+        texts["subjects"] = " ".join(f"{year}={subject}" for year, subject in sorted(found["subjects"].items()))
+    return {**found, **texts}
 
 
 def _set_right(action: str, firm: str, reason: str, output: Output) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,35 +87,99 @@ def simulate(
     trace: Annotated[Path | None, typer.Option(metavar="TRACE.csv", help="Jobs and when they come.")] = None,
     policy: PolicyName = "net_cost",
     decisions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every placement here (CSV).")] = None,
+    throughputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="workload, model, devices, steps_per_s.")
+    ] = None,
+    restart_s: Annotated[int, typer.Option(min=0, max=86_400, help="What a stopped or moved job loses.")] = 0,
+    mix: Annotated[
+        str, typer.Option(metavar="none|all|N", help="The demand to leave room for: of no, all, or the first N jobs.")
+    ] = "none",
+    migrations: Annotated[int, typer.Option(min=0, help="Running members that one plan may move.")] = 0,
+    snapshot: Annotated[
+        Path | None, typer.Option(metavar="SNAPSHOT.json", help="Instead: what `yisuan snapshot` printed.")
+    ] = None,
+    add_nodes: Annotated[list[str] | None, typer.Option(metavar="POOL=N", help="More nodes; may be repeated.")] = None,
+    remove_nodes: Annotated[list[str] | None, typer.Option(metavar="POOL=N", help="Fewer nodes.")] = None,
     schema: SchemaFlag = False,
 ) -> None:
     """The loop's own planner over simulated nodes; figures as JSON, every one recomputable from --decisions.
 
-    net_fen: second 0 is 2026-01-01 in Beijing, every firm is eligible, rooms are the policy's caps.
+    net_fen: second 0 is 2026-01-01 in Beijing, every firm is eligible, rooms are the policy's caps. With --snapshot: when
+    each job that waits would start, as the zone is and with the nodes added or removed.
     """
     if schema:
         emit(_schema("cluster"))
         return
+    if snapshot is not None:
+        if any((cluster, trace, decisions, throughputs, restart_s, mix != "none", migrations)):
+            raise Failure(word("cli.simulate.snapshot"), code=USAGE)
+        _what_if(snapshot, policy, add_nodes or (), remove_nodes or ())
+        return
+    for given in (*(add_nodes or ()), *(remove_nodes or ())):
+        raise Failure(word("cli.simulate.nodes", value=given), code=USAGE)
     if cluster is None or trace is None:
         raise Failure(
             word("cli.simulate.none"), do="yisuan simulate --cluster FILE --trace FILE --policy NAME", code=USAGE
         )
     from api.simulated_money import SimulatedMoney
     from scheduler.cluster import read_cluster
+    from scheduler.engine import Outlook
+    from scheduler.simulation import mix_of
     from scheduler.simulation import simulate as run
-    from scheduler.trace import read_trace
+    from scheduler.trace import read_throughputs, read_trace
 
     chosen = _policy(policy)
     with bad_input():
         zone = read_cluster(cluster)
-        jobs = read_trace(trace, zone)
+        known = read_throughputs(throughputs) if throughputs else ()
+        jobs = read_trace(trace, zone, known)
+        expected = mix_of(jobs[: _first(mix, len(jobs))], zone)
         with progress(len(jobs), word("cli.simulate.progress")) as advance:
             money = SimulatedMoney()
-            terms = money.terms(zone, sorted({job.firm for job in jobs}))
-            result = run(zone, jobs, chosen, terms=terms, charge=money.net_fen, progress=advance)
+            result = run(
+                zone,
+                jobs,
+                chosen,
+                terms=money.terms(zone, sorted({job.firm for job in jobs})),
+                throughputs=known,
+                outlook=Outlook(expected, migrations),
+                restart_ms=restart_s * 1000,
+                charge=money.net_fen,
+                progress=advance,
+            )
         if decisions is not None:
             result.write_decisions(decisions)
     emit(result.document())
+
+
+def _first(mix: str, jobs: int) -> int:
+    if mix in ("none", "all"):
+        return 0 if mix == "none" else jobs
+    if not mix.isascii() or not mix.isdigit() or len(mix) > 9:
+        raise ValueError(f"--mix: {mix!r} must be none, all or a whole number; nearest: all")
+    return int(mix)
+
+
+def _what_if(path: Path, policy: str, add: Sequence[str], remove: Sequence[str]) -> None:
+    from scheduler.codec import parse_snapshot
+    from scheduler.whatif import compare
+
+    chosen = _policy(policy)
+    with bad_input():
+        known = parse_snapshot(path.read_bytes())
+        result = compare(known, chosen, add=_counts(add), remove=_counts(remove))
+    emit(result.document())
+
+
+def _counts(values: Sequence[str]) -> dict[str, int]:
+    """POOL=N by pool; one given twice has the sum."""
+    found: dict[str, int] = {}
+    for value in values:
+        pool, _, count = value.rpartition("=")
+        if not pool or not count.isascii() or not count.isdigit() or len(count) > 6:
+            raise Failure(word("cli.simulate.nodes", value=value), code=USAGE)
+        found[pool] = found.get(pool, 0) + int(count)
+    return found
 
 
 @contextmanager
@@ -153,6 +217,10 @@ def audit(
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write what is audited as JSON lines.")
     ] = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Checkpoints kept elsewhere; those beside a database file count anyhow."),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of `-o json` and exit.")] = False,
 ) -> None:
     """Exit 0 only if every law holds, else 1 and the first broken record."""
@@ -165,7 +233,7 @@ def audit(
     from metering.audit import audit as recompute
 
     try:
-        report = recompute(path, parameters=parameters)
+        report = recompute(path, parameters=parameters, checkpoints=checkpoints or ())
         if export is not None:
             export_database(path, export)
     except (NotAuditable, OSError) as problem:

@@ -12,7 +12,8 @@ from api import programme_schemas as schemas
 from api.auth import Authorised, Principal
 from api.idempotency import Posted
 from api.problems import Problem
-from api.routes.shared import Shared, found
+from api.routes.cases import State, page_of
+from api.routes.shared import Cursor, Limit, Shared, found
 from metering import acts, clawback, clearing, correction, disputes, refunding, review
 from metering.schema import settlement_lines, settlements
 
@@ -50,15 +51,11 @@ def verify(body: schemas.Settled, once: Posted, services: Shared) -> Response:
 
 
 @routes.get("/v1/clearing")
-def list_batches(who: Authorised, services: Shared) -> dict[str, Any]:
+def list_batches(
+    who: Authorised, services: Shared, state: State = None, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
     """Clearing batches in the order of their last act; a provider sees its own."""
-    with services.database.read() as tx:
-        items = []
-        for case in acts.subjects(tx, "clearing"):
-            built = acts.told(tx, "clearing", case["subject"], "build") or {}
-            if who.party in (None, built["provider"]):
-                items.append({"id": case["subject"], "state": case["state"], "since": case["since"], **built})
-    return {"items": items, "next_cursor": None}
+    return page_of(services, "clearing", clearing.batches, who.party, state, cursor, limit)
 
 
 @routes.get("/v1/clearing/{batch}")
@@ -129,15 +126,11 @@ def payment_returned(batch: str, body: schemas.PaymentReturned, once: Posted, se
 
 
 @routes.get("/v1/clawbacks")
-def list_clawbacks(who: Authorised, services: Shared) -> dict[str, Any]:
+def list_clawbacks(
+    who: Authorised, services: Shared, state: State = None, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
     """What has to come back, and how far that is; a provider sees its own."""
-    with services.database.read() as tx:
-        items = []
-        for case in acts.subjects(tx, "clawback"):
-            body = acts.told(tx, "clawback", case["subject"], "open") or {}
-            if who.party in (None, body["party"]):
-                items.append({"id": case["subject"], "state": case["state"], "since": case["since"], **body})
-    return {"items": items, "next_cursor": None}
+    return page_of(services, "clawback", clawback.clawbacks, who.party, state, cursor, limit)
 
 
 @routes.post("/v1/clawbacks/{case:path}/acts", status_code=200)
@@ -150,11 +143,11 @@ def act_on_clawback(case: str, body: schemas.Act, once: Posted, services: Shared
 
 
 @routes.get("/v1/disputes")
-def list_disputes(who: Authorised, services: Shared) -> dict[str, Any]:
+def list_disputes(
+    who: Authorised, services: Shared, state: State = None, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
     """Disputes, in the order of their last act; a party sees its own."""
-    with services.database.read() as tx:
-        items = [disputes.dispute(tx, case["subject"]) or {} for case in acts.subjects(tx, "dispute")]
-    return {"items": [item for item in items if who.party in (None, item["party"])], "next_cursor": None}
+    return page_of(services, "dispute", disputes.disputes, who.party, state, cursor, limit)
 
 
 @routes.post("/v1/disputes", status_code=201)

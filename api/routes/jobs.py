@@ -31,7 +31,7 @@ YAML_BODY = {"requestBody": {"required": True, "content": {"application/yaml": {
 @routes.post("/v1/jobs", status_code=201, openapi_extra=YAML_BODY)
 def submit(once: Posted, services: Shared) -> Response:
     """A job file, as YAML (application/yaml) or as its JSON form; it waits in its queue afterwards."""
-    spec = _spec(once.request, once.body)
+    spec = spec_from(once.request, once.body)
     refused = unsupported(spec)
     if refused:
         raise Problem(422, refused[0].code, refused[0].facts, [_unsupported(r.facts["field"]) for r in refused])
@@ -51,7 +51,8 @@ def _unsupported(field: str) -> dict[str, Any]:
     return {"pointer": field, "detail": "not supported yet", "code": "NOT_SUPPORTED_YET"}
 
 
-def _spec(request: Request, body: bytes) -> JobSpec:
+def spec_from(request: Request, body: bytes) -> JobSpec:
+    """The job of a body in either form; a Problem names what is wrong with it."""
     kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if kind not in (*YAML_TYPES, "application/json"):
         raise Problem(415, "MEDIA_TYPE", {"media_type": kind, "nearest": "application/yaml"})

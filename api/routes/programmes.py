@@ -13,7 +13,8 @@ from api import queries
 from api.auth import Authorised
 from api.idempotency import Posted
 from api.problems import Problem
-from api.routes.shared import Shared, found
+from api.routes.cases import State, page_of
+from api.routes.shared import Cursor, Limit, Shared, found
 from metering import (
     acts,
     contracts,
@@ -144,10 +145,11 @@ def set_listing(pool: str, body: schemas.Listing, once: Posted, services: Shared
 
 
 @routes.get("/v1/subsidies")
-def list_projects(who: Authorised, services: Shared) -> dict[str, Any]:
-    """Projects of the domestic-chip server subsidy; a provider sees its own."""
-    with services.database.read() as tx:
-        return {"items": subsidy.projects(tx, who.provider), "next_cursor": None}
+def list_projects(
+    who: Authorised, services: Shared, state: State = None, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
+    """Projects of the domestic-chip server subsidy, in the order of their last act; a provider sees its own."""
+    return page_of(services, "project", subsidy.projects, who.provider, state, cursor, limit)
 
 
 @routes.get("/v1/subsidies/{project}")
@@ -208,10 +210,11 @@ def act_on_project(project: str, body: schemas.Act, once: Posted, services: Shar
 
 
 @routes.get("/v1/model-vouchers")
-def list_applications(who: Authorised, services: Shared) -> dict[str, Any]:
-    """Applications for the model voucher; a firm sees its own."""
-    with services.database.read() as tx:
-        return {"items": model_voucher.applications(tx, who.firm), "next_cursor": None}
+def list_applications(
+    who: Authorised, services: Shared, state: State = None, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
+    """Applications for the model voucher, in the order of their last act; a firm sees its own."""
+    return page_of(services, "application", model_voucher.applications, who.firm, state, cursor, limit)
 
 
 @routes.post("/v1/model-vouchers", status_code=201)

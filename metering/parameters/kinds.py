@@ -14,7 +14,18 @@ from typing import Any
 from metering.amount import BASIS_POINTS
 from metering.parameters import document
 from metering.parameters.document import ParameterError
-from metering.parameters.policy import CLAIM_MODE, FIRM_CAP, IN_FORCE, POOL, RATE_DOMESTIC, RATE_FOREIGN
+from metering.parameters.policy import (
+    CAP_SUBJECT,
+    CLAIM_MODE,
+    FIRM_CAP,
+    IN_FORCE,
+    POOL,
+    RATE_DOMESTIC,
+    RATE_FOREIGN,
+    REFILL,
+    TRANCHE_IDLE,
+    TRANCHE_SIZE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +33,13 @@ class Kind:
     """unit: said in the file and checked.
 
     yearly: rows are whole local years. options: for values that are words; words beside the numbers of another unit.
+    least: the smallest number of fen or days that makes sense.
     """
 
     unit: str
     yearly: bool = False
     options: tuple[str, ...] = ()
+    least: int = 0
 
 
 PERMILLE = 1000
@@ -43,9 +56,11 @@ KEYS: Mapping[str, Kind] = MappingProxyType(
         POOL: _FEN_PER_YEAR,
         FIRM_CAP: _FEN_PER_YEAR,
         CLAIM_MODE: Kind(unit="word", options=("draw_right", "tranche")),
+        TRANCHE_SIZE: Kind(unit="fen", least=1),
+        TRANCHE_IDLE: Kind(unit="day", least=1),
         "compute_voucher.review_required": Kind(unit="boolean"),
-        "compute_voucher.cap_subject": Kind(unit="word", options=("credit_code", "linked_firms")),
-        "compute_voucher.refill": Kind(unit="word", options=("reissue", "lapse")),
+        CAP_SUBJECT: Kind(unit="word", options=("credit_code", "linked_firms")),
+        REFILL: Kind(unit="word", options=("reissue", "lapse")),
         "compute_voucher.tail_settlement_days": Kind(unit="day", options=("without_limit",)),
         "server_subsidy.rate_ceiling": _RATE,
         "server_subsidy.project_cap": _FEN,
@@ -78,4 +93,7 @@ def check_value(file: Path, where: str, value: Any, kind: Kind) -> int | bool | 
         case "permille":
             return document.whole(file, where, value, largest=PERMILLE)
         case _:
-            return document.whole(file, where, value)
+            found = document.whole(file, where, value)
+            if found < kind.least:
+                raise ParameterError(file, where, f"{found} is below {kind.least}")
+            return found

@@ -21,6 +21,10 @@ RATE_FOREIGN = "compute_voucher.rate_ceiling.foreign"
 POOL = "compute_voucher.pool"
 FIRM_CAP = "compute_voucher.firm_cap"
 CLAIM_MODE = "compute_voucher.claim_mode"
+TRANCHE_SIZE = "compute_voucher.tranche_size"
+TRANCHE_IDLE = "compute_voucher.tranche_idle"
+CAP_SUBJECT = "compute_voucher.cap_subject"
+REFILL = "compute_voucher.refill"
 PROPOSED, WITHDRAWN, AWAITING = "proposed", "withdrawn", "awaiting_confirmation"
 PLATFORM_DEFAULT = "platform default, to be confirmed"
 UNANSWERED = ("open", "undecided")  # options that say that a question has no answer yet
@@ -199,6 +203,15 @@ class Policy:
         """The rate ceiling in basis points; None where no row holds. Says nothing of who is eligible."""
         row = self.rate_rows(origin).row_at(at)
         return None if row is None else int(row.value)
+
+    def answer_at(self, key: str, at: datetime) -> int | bool | str | None:
+        """The value of the last row that had begun by the instant: how a question was answered stays so after the term.
+
+        None before the first row, and where the policy does not have the key.
+        """
+        parameter = self.parameters.get(key)
+        begun = [row for row in parameter.rows if row.start <= at] if parameter is not None else []
+        return begun[-1].value if begun else None
 
     def value_at(self, key: str, at: datetime, known_at: datetime | None = None) -> int | bool | str | None:
         """A parameter's value at the instant; None where no row holds.

@@ -14,6 +14,7 @@ from scheduler.snapshot import WaitingJob
 class Fifo:
     name = "fifo"
     backfill = 0
+    preempts = False
     fair = False
 
     def order(self, jobs: JobColumns, now_ms: int) -> Ints:  # noqa: ARG002

@@ -1,7 +1,7 @@
 """net_cost: the queue of fifo; among alternatives the job's own objective decides, by default what it costs the firm.
 
 The effective price of design section 7: p · (1 - r · (1 - λ)); here on the whole time limit and within the room left, so
-that a voucher that has run out no longer attracts.
+that a voucher that has run out no longer attracts. A model on which the job is predicted to outlast its time limit comes last.
 """
 
 from __future__ import annotations
@@ -19,16 +19,25 @@ from scheduler.snapshot import WaitingJob
 class NetCost:
     name = "net_cost"
     backfill = 1
+    preempts = True
     fair = False
 
     def order(self, jobs: JobColumns, now_ms: int) -> Ints:  # noqa: ARG002
         return np.lexsort((jobs.id_rank, jobs.submitted_ms, jobs.priority_rank)).astype(np.int64)
 
     def choose(self, job: WaitingJob, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-        match job.money.objective:
-            case Objective.NET_COST:
-                return tuple(sorted(candidates, key=lambda c: (c.effective_fen, c.alternative, c.pool)))
-            case Objective.GROSS_COST:
-                return tuple(sorted(candidates, key=lambda c: (c.gross_fen, c.alternative, c.pool)))
-            case Objective.START_TIME:
-                return tuple(sorted(candidates, key=lambda c: (c.alternative, c.pool)))
+        return tuple(sorted(candidates, key=lambda c: (c.exceeds_limit, _wanted(job, c), c.alternative, c.pool)))
+
+
+def _wanted(job: WaitingJob, one: Candidate) -> int:
+    """The less the better: fen, or of those that can start now the milliseconds until the job is done.
+
+    Where no prediction is known the whole time limit stands for it.
+    """
+    match job.money.objective:
+        case Objective.NET_COST:
+            return one.effective_fen
+        case Objective.GROSS_COST:
+            return one.gross_fen if one.expected_fen is None else one.expected_fen
+        case Objective.START_TIME:
+            return job.time_limit_ms if one.predicted_ms is None else one.predicted_ms

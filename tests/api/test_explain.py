@@ -23,7 +23,20 @@ from tests.api.service import FIRM, Service, running
 FORMULAS = (
     *("fee", "device_time", "sum_of_lines", "sum_of_classes", "sum_of_jobs", "payable", "ceiling", "deduction_of_year"),
     *("class_share", "line_share", "available", "debits_posted", "debits_pending", "credits_posted", "credits_pending"),
-    *("not_posted_yet", "within_hold", "left_of_hold", "net_price"),
+    *("not_posted_yet", "within_hold", "left_of_hold", "net_price", "refund_share", "refund_pro_rata", "refunded_now"),
+    *("refund_to_firm", "left_to_clear", "sum_of_items", "sum_of_payments", "left_to_pay", "within_left", "clawback"),
+    *(
+        "cleared_so_far",
+        "due_by_the_books",
+        "spoken_for",
+        "sum_of_invoices",
+        "sum_of_slips",
+        "sum_of_contracts",
+        "bought",
+    ),
+    *("domestic_bought", "granted", "completed_of_invoice", "completed", "model_part_completed", "best_other"),
+    *("best_support", "lapsed", "tranche", "caps_beyond_one", "given_up", "cap_lacks", "within_shared", "lacks"),
+    *("drawn_and_held", "returned_to_closed"),
 )
 
 
@@ -312,7 +325,7 @@ def test_every_formula_in_the_source_is_one_of_those_with_words() -> None:
 
     root = Path(__file__).parents[2] / "metering"
     source = "".join(path.read_text(encoding="utf-8") for path in root.glob("explain*.py"))
-    found = set(re.findall(r'tree\.(?:arithmetic|total|difference|least|share_of)\(\s*"([a-z_]+)"', source))
+    found = set(re.findall(r'tree\.(?:arithmetic|total|difference|least|greatest|share_of)\(\s*"([a-z_]+)"', source))
 
     assert found
     assert found <= set(FORMULAS)

@@ -18,8 +18,8 @@
 | budget exhausted, then refunds arrive | here |
 | firm loses eligibility mid-job | here |
 | penalty discovered later, back-dated | test_clearing: test_what_was_paid_and_is_not_due_is_clawed_back |
-| firm merges or changes its code | not yet: `compute_voucher.cap_subject` knows only `credit_code` |
-| claim hoarding | here (a right to draw locks nothing; tranches are not issued) |
+| firm merges or changes its code | test_linked_firms |
+| claim hoarding | here (a right to draw locks nothing); test_tranches: test_a_claim_finds_an_idle_tranche_given_back |
 | also gets a city voucher, 入区协议 promises better | here |
 | zero-rate, zero-fee, sub-fen lines | here |
 | negative price, credit note larger than the bill | here; test_facts: test_prices_that_overlap_or_are_negative_are_refused |

@@ -128,9 +128,11 @@ class Story(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "office"):
-            self.office.audit()
-            self.platform.database.close()
-            self.directory.cleanup()
+            try:
+                self.office.audit()
+            finally:  # a story that breaks a law is told again and again while it is made shorter
+                self.office.platform.database.close()
+                self.directory.cleanup()
 
     # --- how things are done ----------------------------------------------------------------------
 

@@ -322,6 +322,7 @@ def test_a_rule_of_the_platform_is_not_passed_off_as_the_notice_s() -> None:
     assert {
         *("alert.room_drawn.first", "alert.room_drawn.second", "review.sampling", "compute_voucher.cap_subject"),
         *("compute_voucher.refill", "compute_voucher.tail_settlement_days"),
+        *("compute_voucher.tranche_size", "compute_voucher.tranche_idle"),
     } == resting
     assert [policy.value_at(f"alert.room_drawn.{name}", MID_2025) for name in ("first", "second")] == [8000, 9500]
 
