@@ -74,7 +74,8 @@ Change = Set | Remove | Clock | Outlook
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Everything known. Tables are keyed by id; columns, waiting and zone follow from them, used counts devices by queue."""
+    """Everything known. Tables are keyed by id; columns, waiting and zone follow from them, used counts devices by queue,
+    ranks leases by the rank of their priority."""
 
     now: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     version: int = 0
@@ -95,6 +96,7 @@ class State:
     registry: Registry = field(default_factory=Registry, compare=False, repr=False)
     zone: Zone | None = field(default=None, compare=False, repr=False)
     used: Mapping[str, int] = field(default_factory=Map, compare=False)
+    ranks: Mapping[int, int] = field(default_factory=Map, compare=False)
 
 
 EMPTY = State()
@@ -162,6 +164,7 @@ def apply(state: State, changes: Iterable[Change]) -> State:
         values["waiting"] = state.waiting.changed(values["jobs"], jobs, state.registry)
     if gone or come:
         values["used"] = _used(state.used, gone, come.values())
+        values["ranks"] = _ranks(state.ranks, gone, come.values())
     if Node in mutations:
         values |= _with_nodes(state, before_nodes, values, gone, come.values())
         if "zone" in values and (gone or come):
@@ -222,6 +225,14 @@ def _used(used: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease])
                 after[lease.queue] = total
             else:
                 after.pop(lease.queue, None)
+    return after.finish()
+
+
+def _ranks(ranks: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> Any:
+    after = ranks.mutate()
+    for sign, leases in ((-1, gone), (1, come)):
+        for lease in leases:
+            after[lease.priority.rank] = after.get(lease.priority.rank, 0) + sign
     return after.finish()
 
 

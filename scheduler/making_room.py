@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TRIES = 4  # jobs a plan makes room for at most
 MINIMUM_MS = 600_000  # a lease is left alone for its first ten minutes
-DEFAULT_INTERVAL_MS = 900_000  # what counts as a checkpoint's interval where a job declares none
 
 
 @dataclass(slots=True)
@@ -38,18 +37,18 @@ class Stops:
     stopped: set[str] = field(default_factory=set)
     _by_pool: dict[int, list[RunningLease]] | None = None
     _borrowed: set[str] | None = None
-    _lowest: int = 0
 
     def make_room(self, job: WaitingJob, ways: Sequence[Way], *, release: int = 0) -> bool:
         """Leases are chosen whose stop lets the job start in one of the pools, at the least loss; their nodes are kept for it.
 
         release: borrowed devices that its queue must have back. False when nothing can be done, or need be.
         """
-        leases = self._leases()
         reclaims = release > 0 or self._reclaims(job, ways)
-        if self.tries >= TRIES or not (reclaims or job.priority.rank < self._lowest) or job.share_permille < WHOLE:
+        lower = any(rank > job.priority.rank and count for rank, count in self.work.state.ranks.items())
+        if self.tries >= TRIES or not (reclaims or lower) or job.share_permille < WHOLE:
             return False
         self.tries += 1
+        leases = self._leases()
         best: tuple[int, int, Way, tuple[Victim, ...]] | None = None
         for rank, way in enumerate(ways):
             found = self._victims(job, way, leases.get(way.number, []), reclaims=reclaims, release=release)
@@ -84,7 +83,6 @@ class Stops:
             self._by_pool = {}
             numbers = self.work.zone.numbers
             for lease in sorted(self.work.state.leases.values(), key=lambda one: one.id):
-                self._lowest = max(self._lowest, lease.priority.rank)
                 if lease.pool in numbers and lease.share_permille >= WHOLE:
                     self._by_pool.setdefault(numbers[lease.pool], []).append(lease)
         return self._by_pool
@@ -139,7 +137,7 @@ class Stops:
                     rows=tuple(place for place, _ in places),
                     devices=tuple(devices for _, devices in places),
                     rank=lease.priority.rank,
-                    cost_device_ms=cost(lease, work.state.now, DEFAULT_INTERVAL_MS),
+                    cost_device_ms=cost(lease, work.state.now),
                     cpu_milli=lease.cpu_milli,
                     memory_bytes=lease.memory_bytes,
                     borrowed=lease.id in borrowed,
