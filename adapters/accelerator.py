@@ -42,6 +42,26 @@ class EvidenceLevel(enum.IntEnum):
     OUT_OF_BAND = 5
 
 
+class PartitionKind(enum.StrEnum):
+    """By which of the vendors' means a device was split."""
+
+    MIG = "mig"  # NVIDIA, T-Head
+    VNPU = "vnpu"  # Huawei
+    SMLU = "smlu"  # Cambricon; its MIM instances too
+    SGPU = "sgpu"  # MetaX, Moore Threads
+    SVI = "svi"  # Biren
+    VGPU = "vgpu"  # AMD compute partitions, Hygon virtual cards, others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """Of which device this one is a part, and how large: profile in the vendor's words (`1g.10gb`)."""
+
+    kind: PartitionKind
+    parent_uuid: str
+    profile: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
     """One physical device, as its adapter read it. Every reading the tool does not give is None.
@@ -49,6 +69,7 @@ class Accelerator:
     uuid: the vendor's own string; where it gives none, `<vendor>:<bdf>`.
     model_raw: the name the tool prints; model: the catalogue key, None when the catalogue has none.
     pci_bdf: `0000:66:00.0`. visible_id: what the vendor's visibility variable wants for this device.
+    pci_vendor_id, pci_device_id: as the kernel or the library gives them. partition: None for a whole device.
     package_id: shared by the dies of one board, so that power and price are not counted twice.
     problems: short sentences; a device with problems is listed, never hidden.
     """
@@ -60,6 +81,9 @@ class Accelerator:
     model: str | None = None
     serial: str | None = None
     pci_bdf: str | None = None
+    pci_vendor_id: int | None = None
+    pci_device_id: int | None = None
+    partition: Partition | None = None
     package_id: str | None = None
     numa_node: int | None = None
     visible_id: str | None = None

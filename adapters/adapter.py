@@ -21,6 +21,10 @@ class Capability(enum.StrEnum):
     ENERGY = "energy"
     TEMPERATURE = "temperature"
     ECC = "ecc"
+    PROCESSES = "processes"
+    LINKS = "links"
+    PARTITIONS = "partitions"
+    EVENTS = "events"
 
 
 class AdapterError(Exception):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from adapters.accelerator import Health
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -14,7 +16,10 @@ class Sample:
 
     at: aware UTC. utilisation_ratio: 0..1, in the vendor's own sense, named by utilisation_semantics
     (NVML "a kernel ran", Ascend "AI core busy", simulated "process CPU time"): not comparable across vendors.
-    energy_joules_total: a hardware counter, None where there is none.
+    energy_joules_total: a hardware counter, None where there is none. memory_bandwidth_ratio: 0..1. clocks: MHz.
+    Totals count over the device's or the driver's life as the vendor counts them; link_errors_total sums over links.
+    throttled: why the clock is held down, in the vendor's words; empty: it says it is not; None: it does not say.
+    health_code: the vendor's own code, kept as it was; last_error: its last numbered event (an XID or its equal).
     """
 
     uuid: str
@@ -25,7 +30,18 @@ class Sample:
     power_watts: float | None = None
     energy_joules_total: float | None = None
     temperature_celsius: float | None = None
+    memory_bandwidth_ratio: float | None = None
+    memory_temperature_celsius: float | None = None
+    core_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    ecc_corrected_total: int | None = None
     ecc_uncorrected_total: int | None = None
+    retired_pages: int | None = None
+    link_errors_total: int | None = None
+    throttled: tuple[str, ...] | None = None
+    health: Health | None = None
+    health_code: str | None = None
+    last_error: str | None = None
     raw_error: str | None = None
 
 

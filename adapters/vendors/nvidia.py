@@ -33,7 +33,12 @@ class Nvidia:
     """
 
     vendor = VENDOR
-    capabilities = frozenset(Capability)
+    capabilities = frozenset(Capability) - {
+        Capability.PROCESSES,
+        Capability.LINKS,
+        Capability.PARTITIONS,
+        Capability.EVENTS,
+    }
 
     def __init__(
         self,
