@@ -1,9 +1,10 @@
-"""npu-smi: what its recorded and live outputs say. Pure.
+"""npu-smi: what its table, its mapping and its boards say, recorded and live. Pure.
 
-Text only, no machine form. The table of `npu-smi info` has four known layouts, told apart by the words of its
-two header lines; boards (`-t board`) and the mapping (`info -m`) are `key : value` lines and a plain table.
-Huawei's MB are MiB (a 64 GiB device prints 65536). Sources: outputs of tools 21.0.3, 22.0.3, 23.0 to 25.5 and
-of an A3 server.
+Text only, no machine form. The table of `npu-smi info` has two lines a chip under two header lines, whose words say
+which columns there are: 21.x has no hugepages, 22.x one column of memory, later ones DDR and HBM, A3 servers a Phy-ID,
+26.x wider cells. Columns that we do not know are passed over. Boards (`-t board`) and the mapping (`info -m`) are
+`key : value` lines and a plain table; the other `-t` answers are in npu_query.py. Huawei's MB are MiB (a 64 GiB device
+prints 65536). Sources: outputs of tools 21.0.3 to 26.0, of 310, 310P, 910, 950 and of A3 servers.
 """
 
 from __future__ import annotations
@@ -17,54 +18,34 @@ from adapters.accelerator import Accelerator, Health, Source
 from adapters.adapter import AdapterError, Reading
 from adapters.catalog import Catalog
 from adapters.cell import read_bdf, read_count, read_number, read_ratio, read_text
+from adapters.form import read_hex
 from adapters.sample import Sample
 
 VENDOR = "ascend"
 SEMANTICS = "npu-smi: share of AI cores busy"
 MIB = 1024 * 1024
-NO_TIME = "the recording holds no time; the file's own was used"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """One form of the table.
+    """One form of the table: the words of its header's three cells, above and below.
 
-    number: what the second column of the chip line counts, None when there is none.
+    number: the column of the chip line that counts devices, None when there is none.
     """
 
-    first: str
-    second: str
+    above: tuple[tuple[str, ...], ...]
+    below: tuple[tuple[str, ...], ...]
     number: str | None
-    hbm: bool
 
 
-_PAGES = "NPU Name Health Power(W) Temp(C) Hugepages-Usage(page)"
-LAYOUTS = (
-    Layout(  # 21.x
-        first="NPU Name Health Power(W) Temp(C)",
-        second="Chip Device Bus-Id AICore(%) Memory-Usage(MB)",
-        number="device",
-        hbm=False,
-    ),
-    Layout(  # 22.x
-        first=_PAGES, second="Chip Device Bus-Id AICore(%) Memory-Usage(MB)", number="device", hbm=False
-    ),
-    Layout(  # 23.x to 25.x
-        first=_PAGES, second="Chip Bus-Id AICore(%) Memory-Usage(MB) HBM-Usage(MB)", number=None, hbm=True
-    ),
-    Layout(  # A3 servers: two dies a card
-        first=_PAGES,
-        second="Chip Phy-ID Bus-Id AICore(%) Memory-Usage(MB) HBM-Usage(MB)",
-        number="physical",
-        hbm=True,
-    ),
-)
+NUMBERS = ("Device", "Phy-ID")
+BUSY = ("AICore(%)", "NPU-Util(%)")
+MEMORY = ("Memory-Usage(MB)", "HBM-Usage(MB)")
 # The tool's own words for a card's state (`info -t health`); Alarm and Critical call for service.
 HEALTH = {"ok": Health.OK, "warning": Health.DEGRADED, "alarm": Health.FAILED, "critical": Health.FAILED}
 
 _VERSION = re.compile(r"\|\s*npu-smi\s+(\S+)\s+Version:\s*(\S+)\s*\|")
-_STATE = re.compile(r"(\S+)\s+(\S+)(?:\s+[^\s/]+\s*/\s*[^\s/]+)?")
-_USE = re.compile(r"(\S+)\s+([^\s/]+)\s*/\s*([^\s/]+)(?:\s+([^\s/]+)\s*/\s*([^\s/]+))?")
+_OVER = re.compile(r"(?<=[^\s/])\s*/\s*(?=[^\s/])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,39 +56,6 @@ class Slot:
     chip: int
     logic: int | None
     name: str
-
-
-def parse_recording(text: str, written_at: datetime, catalog: Catalog) -> Reading:
-    """What a recording holds: a table of `npu-smi info`, else a mapping, else boards; boards fill in the rest.
-
-    AdapterError when it is none of these, or a table whose header is not a known layout.
-    """
-    boards = read_boards(text)
-    if has_table(text):
-        reading = parse_table(text, written_at, catalog)
-        devices = tuple(add_board(device, boards) for device in reading.devices)
-        return replace(reading, devices=devices, problems=(NO_TIME, *reading.problems))
-    slots = read_mapping(text)
-    if slots:
-        devices = tuple(_mapped(slot, boards, catalog) for slot in slots)
-        return _inventory(devices, "a mapping has no readings")
-    if boards:
-        devices = tuple(_boarded(board, catalog) for board in boards)
-        return _inventory(devices, "a board has no readings")
-    raise AdapterError(
-        "npu-smi: neither the table of `npu-smi info`, nor a mapping (`info -m`), nor a board (`-t board`); "
-        f"it begins {text[:80]!r}"
-    )
-
-
-def _inventory(devices: Sequence[Accelerator], problem: str) -> Reading:
-    found: dict[str, Accelerator] = {}
-    problems = [problem]
-    for device in devices:
-        if device.uuid in found:
-            problems.append(f"{device.uuid} is printed twice; only the first is listed")
-        found.setdefault(device.uuid, device)
-    return Reading(devices=tuple(found.values()), samples=(), problems=tuple(problems))
 
 
 def has_table(text: str) -> bool:
@@ -206,14 +154,30 @@ class _Row:
 
 def _find_layout(lines: Sequence[str]) -> tuple[int, Layout]:
     for start, line in enumerate(lines):
-        if {"NPU", "Name", "Health"} <= set(_words(line)):
-            first = " ".join(_words(line))
-            second = " ".join(_words(lines[start + 1])) if start + 1 < len(lines) else ""
-            for layout in LAYOUTS:
-                if (layout.first, layout.second) == (first, second):
-                    return start, layout
-            raise AdapterError(f"npu-smi: this table's layout is not known; its header is {first!r} / {second!r}")
+        if not {"NPU", "Name", "Health"} <= set(_words(line)):
+            continue
+        above, below = _cells(line), _cells(lines[start + 1]) if start + 1 < len(lines) else ()
+        told = {word for cell in (*above, *below) for word in cell}
+        known = {"Power(W)", "Temp(C)", "Chip", "Bus-Id"} <= told and told & set(BUSY) and told & set(MEMORY)
+        told_otherwise = {word for word in told if word.partition("(")[0] in ("Memory-Usage", "HBM-Usage")} - set(
+            MEMORY
+        )
+        if not known or told_otherwise or (len(above), len(below)) != (3, 3) or below[1] != ("Bus-Id",):
+            shown = f"{' '.join(_words(line))!r} / {' '.join(word for cell in below for word in cell)!r}"
+            raise AdapterError(f"npu-smi: this table's layout is not known; its header is {shown}")
+        number = next((word for word in below[0] if word in NUMBERS), None)
+        return start, Layout(above=above, below=below, number=number)
     raise AdapterError("npu-smi: no table of `npu-smi info`")
+
+
+def _cells(line: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(cell.split()) for cell in line.strip().strip("|").split("|"))
+
+
+def _zip(columns: Sequence[str], cell: str) -> dict[str, str] | None:
+    """The words of a cell under the header's, `0 / 0` being one; None when there are not as many."""
+    words = _OVER.sub("/", cell).split()
+    return dict(zip(columns, words, strict=True)) if len(words) == len(columns) else None
 
 
 def _words(line: str) -> list[str]:
@@ -239,38 +203,42 @@ def _pairs(lines: Sequence[str]) -> Iterator[list[str]]:
 def _read_row(pair: Sequence[str], position: int, layout: Layout) -> _Row:
     above = [cell.strip() for cell in pair[0].strip("|").split("|")]
     below = [cell.strip() for cell in pair[1].strip("|").split("|")] if len(pair) == 2 else []
-    state = _STATE.fullmatch(above[2]) if len(above) == 3 else None
-    use = _USE.fullmatch(below[2]) if len(below) == 3 else None
-    problems = [f"cannot be read: {line!r}" for line, read in zip(pair, (state, use), strict=False) if not read]
+    state = _zip(layout.above[2], above[2]) if len(above) == 3 else None
+    use = _zip(layout.below[2], below[2]) if len(below) == 3 else None
+    problems = [f"cannot be read: {line!r}" for line, read in zip(pair, (state, use), strict=False) if read is None]
     head, tail = above[0].split(None, 1), (below[0].split() if below else [])
-    used, total = _memory(use, layout) if use else (None, None)
+    used, total = _memory(use) if use else (None, None)
     if used is not None and total is not None and used > total:
         problems.append(f"memory used, {used} MB, is more than there is, {total} MB; read as unknown")
         used = total = None
+    counted = layout.number is not None and len(tail) == len(layout.below[0])
     return _Row(
         position=position,
         npu=read_count(head[0]) if head else None,
         name=head[1] if len(head) == 2 else "",
         health=read_text(above[1]) if len(above) == 3 else None,
-        power=read_number(state[1]) if state else None,
-        temperature=read_number(state[2]) if state else None,
+        power=read_number((state or {}).get("Power(W)")),
+        temperature=read_number((state or {}).get("Temp(C)")),
         chip=read_count(tail[0]) if tail else None,
-        number=read_count(tail[1]) if layout.number and len(tail) == 2 else None,
+        number=read_count(tail[layout.below[0].index(layout.number)]) if counted and layout.number else None,
         bdf=read_bdf(below[1]) if len(below) == 3 else None,
-        ratio=read_ratio(use[1]) if use else None,
+        ratio=next((read_ratio(use[name]) for name in BUSY if name in use), None) if use else None,
         used=used,
         total=total,
         problems=tuple(problems),
     )
 
 
-def _memory(use: re.Match[str], layout: Layout) -> tuple[int | None, int | None]:
+def _memory(use: Mapping[str, str]) -> tuple[int | None, int | None]:
     """Used and total in MB of the memory that jobs get: HBM, or DDR where the HBM column says `0 / 0`."""
-    on_board = (read_count(use[2]), read_count(use[3]))
-    stacked = (read_count(use[4]), read_count(use[5]))
-    if not layout.hbm or stacked[1] == 0:
-        return on_board if on_board[1] else (None, None)
-    return stacked if stacked[1] else (None, None)
+    on_board, stacked = (
+        tuple(read_count(word) for word in use[name].split("/")) if "/" in use.get(name, "") else None
+        for name in MEMORY
+    )
+    chosen = on_board if stacked is None or stacked[1] == 0 else stacked
+    if chosen is None or len(chosen) != 2 or not chosen[1]:
+        return None, None
+    return chosen[0], chosen[1]
 
 
 def _index(row: _Row, rows: Sequence[_Row]) -> int:
@@ -334,42 +302,9 @@ def add_board(device: Accelerator, boards: Sequence[Mapping[str, str]]) -> Accel
             device = replace(
                 device,
                 serial=device.serial or board.get("Serial Number"),
+                pci_vendor_id=device.pci_vendor_id or read_hex(board.get("PCI Vendor ID")),
+                pci_device_id=device.pci_device_id or read_hex(board.get("PCI Device ID")),
                 firmware_version=device.firmware_version or board.get("Firmware Version"),
                 driver_version=device.driver_version or board.get("Software Version"),
             )
     return device
-
-
-def _mapped(slot: Slot, boards: Sequence[Mapping[str, str]], catalog: Catalog) -> Accelerator:
-    own = [board for board in boards if read_count(board.get("NPU ID")) == slot.npu]
-    own = [board for board in own if read_count(board.get("Chip ID", str(slot.chip))) == slot.chip]
-    bdf = next((bdf for board in own if (bdf := read_bdf(board.get("PCIe Bus Info")))), None)
-    device = Accelerator(
-        uuid=f"{VENDOR}:{bdf or f'npu{slot.npu}-chip{slot.chip}'}",
-        index=slot.npu if slot.logic is None else slot.logic,
-        vendor=VENDOR,
-        model_raw=slot.name,
-        pci_bdf=bdf,
-        visible_id=None if slot.logic is None else str(slot.logic),
-        source=Source.CLI,
-        problems=() if bdf else ("a mapping has no bus address; the uuid is the slot's",),
-    )
-    return catalog.label(add_board(device, own))
-
-
-def _boarded(board: Mapping[str, str], catalog: Catalog) -> Accelerator:
-    npu, chip, bdf = (
-        read_count(board.get("NPU ID")),
-        read_count(board.get("Chip ID")),
-        read_bdf(board.get("PCIe Bus Info")),
-    )
-    device = Accelerator(
-        uuid=f"{VENDOR}:{bdf or f'npu{npu}-chip{chip or 0}'}",
-        index=npu or 0,
-        vendor=VENDOR,
-        model_raw=board.get("Chip Name", ""),
-        pci_bdf=bdf,
-        source=Source.CLI,
-        problems=() if board.get("Chip Name") else ("a board does not say which chip it carries",),
-    )
-    return catalog.label(add_board(device, (board,)))

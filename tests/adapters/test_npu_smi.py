@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adapters.accelerator import Accelerator, Health, Source
 from adapters.adapter import AdapterError, Reading
 from adapters.catalog import load_catalog
-from adapters.npu_smi import parse_recording
+from adapters.npu_recording import parse_recording
 from adapters.vendors.ascend import Ascend
 from tests.adapters.mutation import mutate
 from tests.adapters.recorded import (
@@ -163,6 +163,8 @@ def test_a_live_host_is_read_through_table_mapping_and_boards() -> None:
         asked.append(tuple(arguments[1:]))
         if arguments[2:] == ("-t", "board", "-i", "5"):
             raise AdapterError("npu-smi: exit code 1")
+        if "-c" in arguments:
+            raise AdapterError("npu-smi: exit code 1")  # only newer tools tell of a chip's die
         return {"info": NPU_23, "-m": NPU_MAPPING, "2": NPU_BOARD}[arguments[-1]]
 
     adapter = Ascend(run=run, clock=lambda: AT)
@@ -214,12 +216,9 @@ def test_a_blank_in_any_reading_column_stays_unknown(blank: str) -> None:
     assert sample.utilisation_ratio is None
 
 
-NOT_INFO = {
-    "SOURCE.txt": "says where the others come from",
-    "npu_info_after_910A.txt": "network and version outputs; its npu-smi calls failed",
-    "npu_smi_0_details.csv": "a polling log of another program",
-    "npu_smi_usages_950PR_swanlab.txt": "`-t usages` without a device",
-}
+NOT_INFO = {"SOURCE.txt": "says where the others come from"}
+# What one chip's readings, a polling log and a host after a fault tell of.
+ALONE = {"npu_info_after_910A.txt": 1, "npu_smi_0_details.csv": 1, "npu_smi_usages_950PR_swanlab.txt": 1}
 
 
 def test_every_real_table_mapping_and_board_is_read() -> None:
@@ -233,6 +232,7 @@ def test_every_real_table_mapping_and_board_is_read() -> None:
         counts[path.name] = len(Ascend().parse_recording(path).devices)
 
     assert counts.pop("npu_info_before_910A.txt") == 8
+    assert {name: counts.pop(name) for name in ALONE} == ALONE
     assert counts == {name: printed_rows(folder / name) for name in counts}
 
 

@@ -46,7 +46,7 @@ def test_an_adapter_is_loaded_fresh_by_name() -> None:
     assert first is not second
 
 
-@pytest.mark.parametrize(("name", "said"), [("nvida", "nearest is 'nvidia'"), ("tpu", "registered are ascend")])
+@pytest.mark.parametrize(("name", "said"), [("nvida", "nearest is 'nvidia'"), ("tpu", "registered are amd, ascend")])
 def test_an_unknown_vendor_is_refused_with_the_nearest(name: str, said: str) -> None:
     with pytest.raises(UnknownVendor, match=said):
         load_adapter(name)
