@@ -8,12 +8,10 @@ DIR holds Gavel's simulation_throughputs.json(.gz) and the trace; A:B:C counts v
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         trace = read_trace(asked.data / asked.trace, read_table(table_path(asked.data)), asked.limit)
         refuse_unplaceable(trace, asked.cluster)
-        with quiet_solver():
-            document = measure(trace, asked)
+        document = measure(trace, asked)
     except (OSError, ValueError) as error:
         print(f"gavel: {error}", file=sys.stderr)
         return 2
@@ -171,19 +168,6 @@ def table_path(data: Path) -> Path:
 
 def rounded(value: float) -> float:
     return round(float(value), 4)
-
-
-@contextlib.contextmanager
-def quiet_solver() -> Iterator[None]:
-    """What the solver's library prints goes to standard error, so that standard output is one document."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 LAS_perf: max min_i of (effective throughput / that of an equal share x gang), an LP. min_total_duration_perf: the smallest
 T, by bisection to 5%, in which all remaining work can finish. Both give target time fractions; each round runs, model by
-model, the jobs with the highest target / fraction of time received. Source: Gavel (OSDI'20) sections 4 and 5.
+model, the jobs with the highest target / fraction of time received, ties by what they were owed, then by arrival. Source:
+Gavel (OSDI'20) sections 4 and 5, and its public simulator.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.gavel_simulation import ROUND_S, Active
+from benchmarks.gavel_solver import solve
 from benchmarks.gavel_trace import Floats, Ints
 
 RESET_S = 1920.0  # the least time between two allocations, Gavel's default
+DIGITS = 6  # of a target: what is below is the solver's noise, and equal jobs would take turns by it
 
 
 def las_perf(active: Active) -> Floats:
@@ -35,89 +38,50 @@ def max_min(gain: Floats, gang: Ints, capacity: Ints) -> Floats:
     a[len(bound) :, -1] = 1.0
     cost = np.zeros(wide)
     cost[-1] = -1.0
-    x = centre(cost, a, np.append(bound, np.zeros(count)))
+    x = solve(cost, a, np.append(bound, np.zeros(count)))
+    assert x is not None, "x = 0 satisfies the rows"
     return np.asarray(x[:-1].reshape(count, models).clip(0, 1))
 
 
 def base_rows(gang: Ints, capacity: Ints, models: int) -> tuple[Floats, Floats]:
+    """Devices of each model, one whole of each job, and nothing below zero."""
     count = len(gang)
-    rows = np.zeros((models + count, count * models))
+    rows = np.zeros((models + count + count * models, count * models))
     for m in range(models):
         rows[m, m::models] = gang
     for i in range(count):
         rows[models + i, i * models : (i + 1) * models] = 1.0
-    return rows, np.append(capacity.astype(float), np.ones(count))
+    rows[models + count :] = -np.eye(count * models)
+    return rows, np.concatenate([capacity.astype(float), np.ones(count), np.zeros(count * models)])
 
 
 def min_total_duration_perf(active: Active) -> Floats:
-    """Target fractions that finish all remaining work by the smallest T found."""
+    """Target fractions that finish all remaining work by the smallest T found, by bisection to 5%."""
     count, models = active.rate.shape
     rows, bound = base_rows(active.gang, active.capacity, models)
-    low, high = 100.0, 1_000_000.0
-    best: Floats | None = None
     need = np.zeros((count, count * models))
     for i in range(count):
-        need[i, i * models : (i + 1) * models] = -active.rate[i] / active.remaining[i]
-    while best is None or 1.05 * low < high:
-        middle = (low + high) / 2
-        found = feasible(np.vstack([rows, need]), np.append(bound, np.full(count, -1 / middle)))
-        if found is not None:
-            best, high = found, middle
-        else:
-            low = middle
-            if 1.05 * low >= high and best is None:
-                low, high = high, high * 10
-    best = centre(np.zeros(count * models), np.vstack([rows, need]), np.append(bound, np.full(count, -1 / high)))
-    return best.reshape(count, models).clip(0, 1)
+        need[i, i * models : (i + 1) * models] = -active.rate[i]
+    a, cost = np.vstack([rows, need]), np.zeros(count * models)
+    low, high = 100.0, 1_000_000.0
+    best: Floats | None = None
+    last = high
+    while best is None:
+        while 1.05 * low < high:
+            middle = (low + high) / 2
+            found = solve(cost, a, np.append(bound, -active.remaining / middle))
+            if found is None:
+                low = middle
+            else:
+                best, high = found, middle
+        low, high, last = last, last * 10, last * 10
+    return np.asarray(best.reshape(count, models).clip(0, 1))
 
 
-def feasible(a: Floats, b: Floats) -> Floats | None:
-    from scipy.optimize import linprog
-
-    found = linprog(np.zeros(a.shape[1]), A_ub=a, b_ub=b, bounds=(0, None), method="highs-ds")
-    return np.asarray(found.x) if found.status == 0 else None
-
-
-def centre(cost: Floats, a: Floats, b: Floats) -> Floats:
-    """min cost x, a x <= b, x >= 0 by a primal-dual interior point (Mehrotra): the centre of the optimal face, as the
-    interior-point solver gives that Gavel uses, where a simplex would give a corner."""
-    m, n = a.shape
-    x, s, y, z = np.ones(n), np.ones(m), np.ones(m), np.ones(n)
-    scale = 1 + max(np.abs(b).max(), np.abs(cost).max())
-    for _ in range(80):
-        primal, dual = b - a @ x - s, -cost - a.T @ y + z
-        gap = (x @ z + s @ y) / (n + m)
-        if max(np.abs(primal).max(), np.abs(dual).max(), gap) < 1e-8 * scale:
-            break
-        hessian = (a.T * (y / s)) @ a
-        hessian[np.diag_indices(n)] += z / x
-        factor = np.linalg.cholesky(hessian + 1e-12 * np.trace(hessian) / n * np.eye(n))
-        point = (a, factor, x, s, y, z, primal, dual)
-        dx, ds, dy, dz = direction(*point, -x * z, -s * y)
-        p, d = min(reach(x, dx), reach(s, ds)), min(reach(y, dy), reach(z, dz))
-        ahead = ((x + p * dx) @ (z + d * dz) + (s + p * ds) @ (y + d * dy)) / (n + m)
-        aim = (ahead / gap) ** 3 * gap
-        dx, ds, dy, dz = direction(*point, aim - x * z - dx * dz, aim - s * y - ds * dy)
-        p, d = min(reach(x, dx), reach(s, ds)), min(reach(y, dy), reach(z, dz))
-        p, d = min(1.0, 0.99 * p), min(1.0, 0.99 * d)
-        x, s, y, z = x + p * dx, s + p * ds, y + d * dy, z + d * dz
-    return np.asarray(x)
-
-
-def direction(
-    a: Floats, factor: Floats, x: Floats, s: Floats, y: Floats, z: Floats, primal: Floats, dual: Floats,
-    rxz: Floats, rsy: Floats,
-) -> tuple[Floats, Floats, Floats, Floats]:  # fmt: skip
-    """The Newton step: a dx + ds = primal; -a'dy + dz = -dual; z dx + x dz = rxz; y ds + s dy = rsy."""
-    right = dual + rxz / x - a.T @ ((rsy - y * primal) / s)
-    dx = np.linalg.solve(factor.T, np.linalg.solve(factor, right))
-    ds = primal - a @ dx
-    return dx, ds, (rsy - y * ds) / s, (rxz - z * dx) / x
-
-
-def reach(value: Floats, change: Floats) -> float:
-    down = change < 0
-    return float((-value[down] / change[down]).min()) if down.any() else 1e3
+def significant(value: Floats) -> Floats:
+    """The same to DIGITS significant digits, 0 for what is not above 0."""
+    unit = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.where(value > 0, value, 1.0))))
+    return np.where(value > 0, np.round(value * unit) / unit, 0.0)
 
 
 class Mechanism:
@@ -160,7 +124,7 @@ class Mechanism:
                 self.received[row] = np.full(models, ROUND_S / 2)
                 self.worker += self.received[row]
             self.reset_s, self.stale = active.now_s, False
-            found = self.target(active)
+            found = significant(self.target(active))
             self.fraction = dict(zip(rows, found, strict=True))
         return self.fill(active, rows)
 

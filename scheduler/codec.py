@@ -131,7 +131,11 @@ def _decode_object(kind: Any, value: Any, at: str) -> Any:
         if required and name not in value:
             raise SnapshotError(f"{at}/{name}", None, "is required")
     hints = _hints(kind)
-    return kind(**{key: _decode(hints[key], inner, f"{at}/{key}") for key, inner in value.items()})
+    values = {key: _decode(hints[key], inner, f"{at}/{key}") for key, inner in value.items()}
+    try:
+        return kind(**values)
+    except ValueError as wrong:  # figures that each can be and together cannot
+        raise SnapshotError(at, None, f"must agree ({wrong})") from None
 
 
 def _decode_time(value: Any, at: str) -> datetime:
@@ -153,4 +157,6 @@ def pending_document(pending: Pending) -> dict[str, Any]:
 def plan_document(plan: Plan) -> dict[str, Any]:
     """{version, based_on, now, policy, launches, waits}: one entry with its reason per waiting job."""
     body = encode(plan)
+    for entry, launch in zip(body["launches"], plan.launches, strict=True):
+        entry["saved"] = encode(launch.saved)
     return {"version": VERSION, **body}

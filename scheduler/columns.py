@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -159,47 +159,127 @@ def restamped(columns: NodeColumns, open_: Mapping[NodeId, bool]) -> NodeColumns
     return replace(after, usable=usable)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldColumns:
-    """Whole devices that leases hold: rows [n, 3] = (row, devices, latest end in ms since 1970), owner [n] its lease's number."""
+RANK, QUEUE, STARTED, SAVED, SIZE, CPU, MEMORY, ENDS, STOPPING, SHARED = range(10)
+NOT_YET = -1  # STARTED of a lease that starts still
+LOGGED = 256  # steps whose leases are written down and not yet sorted in
 
-    rows: Ints
-    owner: Ints
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldTable:
+    """Leases as columns sorted by id. facts [leases, 10] by the names above; members [m, 2] = (row, devices), grouped by
+    lease in the same order, only those on known nodes; counts: of each lease.
+
+    RANK: of the priority. STARTED, ENDS: ms since 1970; SAVED: what stopping it cannot take back any more. SIZE: devices, on
+    unknown nodes too. CPU, MEMORY: of each member. STOPPING, SHARED: 1 or 0.
+    """
+
+    ids: npt.NDArray[np.object_]
+    facts: Ints
+    counts: Ints
+    members: Ints
+
+    def owner(self) -> Ints:
+        """Of each member, the place of its lease."""
+        return np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts)
+
+    def releases(self) -> Ints:
+        """[n, 3]: row, whole devices, and the latest end in ms (0: it was told to stop)."""
+        owner = self.owner()
+        keep = (self.members[:, 1] > 0) & (self.facts[owner, SHARED] == 0)
+        owner = owner[keep]
+        ends = np.where(self.facts[owner, STOPPING] == 1, 0, self.facts[owner, ENDS])
+        return np.column_stack([self.members[keep], ends])
+
+    def patched(
+        self, net: Mapping[LeaseId, RunningLease | None], row_of: Mapping[NodeId, int], queue: Callable[[str], int]
+    ) -> HeldTable:
+        """The table once these leases are so (None: gone)."""
+        ids, facts, counts, members = self.ids, self.facts, self.counts, self.members
+        if len(ids) and net:
+            names = np.array(sorted(net), dtype=object)
+            at = np.searchsorted(ids, names)
+            inside = at < len(ids)
+            old = at[inside][ids[at[inside]] == names[inside]]
+            if len(old):
+                keep = np.ones(len(ids), dtype=np.bool_)
+                keep[old] = False
+                members = members[np.repeat(keep, counts)]
+                ids, facts, counts = ids[keep], facts[keep], counts[keep]
+        come = sorted((lease for lease in net.values() if lease is not None), key=lambda lease: lease.id)
+        if not come:
+            return HeldTable(ids, facts, counts, members)
+        new = np.empty(len(come), dtype=object)
+        new[:] = [lease.id for lease in come]
+        where = [[(row_of[m.node], len(m.devices)) for m in lease.members if m.node in row_of] for lease in come]
+        sizes = np.array([len(found) for found in where], dtype=np.int64)
+        held = np.array([one for found in where for one in found], dtype=np.int64).reshape(-1, 2)
+        rows = np.array([_facts(lease, queue(lease.queue)) for lease in come], dtype=np.int64)
+        if not len(ids):
+            return HeldTable(new, rows, sizes, held)
+        places = np.searchsorted(ids, new)
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        return HeldTable(
+            np.insert(ids, places, new),
+            np.insert(facts, places, rows, axis=0),
+            np.insert(counts, places, sizes),
+            np.insert(members, np.repeat(starts[places], sizes), held, axis=0),
+        )
+
+
+def _facts(lease: RunningLease, queue: int) -> tuple[int, ...]:
+    started = NOT_YET if lease.started_at is None else to_ms(lease.started_at)
+    saved = started
+    if lease.checkpointed_at is not None:
+        saved = max(to_ms(lease.checkpointed_at), started)
+    return (
+        lease.priority.rank, queue, started, saved, sum(len(member.devices) for member in lease.members), lease.cpu_milli,
+        lease.memory_bytes, to_ms(lease.ends_by), lease.stopping, lease.share_permille < WHOLE,
+    )  # fmt: skip
+
+
+NO_LEASES = HeldTable(
+    np.empty(0, dtype=object), np.zeros((0, 10), dtype=np.int64), np.zeros(0, dtype=np.int64),
+    np.zeros((0, 2), dtype=np.int64),
+)  # fmt: skip
+_Log = tuple["_Log | None", tuple[RunningLease, ...], tuple[RunningLease, ...]]
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """The table of the leases, written when it is asked for: most steps never ask. Its content never changes."""
+
+    _table: HeldTable = NO_LEASES
+    _log: _Log | None = None
+    _length: int = 0
 
     def changed(
         self,
         gone: Iterable[RunningLease],
         come: Iterable[RunningLease],
         row_of: Mapping[NodeId, int],
-        numbers: dict[str, int],
-    ) -> HeldColumns:
-        """After leases have gone and others have come. numbers: of leases; those that are new get one."""
-        rows, owner = self.rows, self.owner
-        out = [numbers[lease.id] for lease in gone if lease.id in numbers]
-        if out and len(owner):
-            keep = ~np.isin(owner, np.array(out, dtype=np.int64)) if len(out) > 1 else owner != out[0]
-            rows, owner = rows[keep], owner[keep]
-        new = [
-            (
-                row_of[member.node],
-                len(member.devices),
-                0 if lease.stopping else to_ms(lease.ends_by),
-                numbers.setdefault(lease.id, len(numbers)),
-            )
-            for lease in come
-            if lease.share_permille >= WHOLE
-            for member in lease.members
-            if member.devices and member.node in row_of
-        ]
-        if new:
-            table = np.array(new, dtype=np.int64)
-            rows, owner = np.concatenate([rows, table[:, :3]]), np.concatenate([owner, table[:, 3]])
-        return HeldColumns(rows, owner)
+        queue: Callable[[str], int],
+    ) -> Held:
+        """After leases have gone and others have come."""
+        if self._length >= LOGGED:
+            self.table(row_of, queue)
+        return Held(self._table, (self._log, tuple(gone), tuple(come)), self._length + 1)
+
+    def table(self, row_of: Mapping[NodeId, int], queue: Callable[[str], int]) -> HeldTable:
+        """The leases as columns. row_of: of the nodes that these leases were held under all along."""
+        if self._log is None:
+            return self._table
+        log: list[_Log] = []
+        entry: _Log | None = self._log
+        while entry is not None:
+            log.append(entry)
+            entry = entry[0]
+        net: dict[LeaseId, RunningLease | None] = {}
+        for _, gone, come in reversed(log):
+            net |= {lease.id: None for lease in gone}
+            net |= {lease.id: lease for lease in come}
+        self._table = self._table.patched(net, row_of, queue)
+        self._log, self._length = None, 0
+        return self._table
 
 
-def _held(row: int, devices: int, lease: RunningLease, numbers: dict[str, int]) -> tuple[int, int, int, int]:
-    end = 0 if lease.stopping else to_ms(lease.ends_by)
-    return row, devices, end, numbers.setdefault(lease.id, len(numbers))
-
-
-NOTHING_HELD = HeldColumns(np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.int64))
+NOTHING_HELD = Held()

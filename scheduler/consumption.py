@@ -25,6 +25,7 @@ KILLED = -9  # SIGKILL: the grace was over before the member ended
 _EVENTS: Mapping[Cause, Event] = {
     Cause.CANCELLED: Event.CANCELLED,
     Cause.TIME_LIMIT: Event.TIME_LIMIT,
+    Cause.DEADLINE: Event.DEADLINE_PASSED,
     Cause.NODE_FAIL: Event.NODE_FAILED,
     Cause.LAUNCH_FAILED: Event.NODE_FAILED,
     Cause.PREEMPTED: Event.PREEMPTED,

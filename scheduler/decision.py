@@ -19,12 +19,13 @@ import numpy as np
 from scheduler.clock import to_ms
 from scheduler.job import JobId
 from scheduler.lease import lease_id
+from scheduler.migration import make_room
 from scheduler.placing import affordable, place
 from scheduler.plan import Candidate, Launch, Plan
 from scheduler.policy import Ints, JobColumns, Policy
 from scheduler.rotation import RoundPolicy, rotate
 from scheduler.snapshot import WaitingJob
-from scheduler.waiting import CLASS, DEVICES, LIMIT, PRIORITY, QUEUE, SUBMITTED
+from scheduler.waiting import CLASS, DEVICES, LIMIT, PRIORITY, SUBMITTED, Line
 from scheduler.waits import Verdict, Waits
 from scheduler.workspace import Workspace
 from scheduler.zone import Way
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from scheduler.engine import State
 
 FEW = 64  # a queue this short is looked at job by job
-FIRST, CHUNK = 32, 512  # jobs taken up between two looks at the whole queue: few at first, then twice as many each time
+FIRST, CHUNK = (
+    128,
+    512,
+)  # jobs taken up between two looks at the whole queue: few at first, then twice as many each time
 TESTS = 400  # jobs tried for backfill in one plan, after the first that waits
 
 
@@ -46,7 +50,7 @@ def decide(state: State, policy: Policy) -> Plan:
     launches: list[Launch] = []
     verdicts: dict[int, Verdict] = {}
     launched = np.zeros(len(order), dtype=np.bool_)
-    for position in _worth_a_look(state, policy, work, order):
+    for position in _borrowers_last(state, work, order, _worth_a_look(state, policy, work, order)):
         row = order[position]
         ways = work.zone.ways_of(int(state.waiting.values[row, CLASS]), state.registry)
         outcome = _decide_one(policy, state.jobs[state.waiting.ids[row]], ways, work)
@@ -71,14 +75,26 @@ def _order(state: State, policy: Policy) -> Ints:
     values = state.waiting.values
     if len(values) == 1:
         return np.zeros(1, dtype=np.int64)
-    columns = JobColumns(
+    return policy.order(_columns(values), to_ms(state.now))
+
+
+def _columns(values: Ints) -> JobColumns:
+    return JobColumns(
         priority_rank=values[:, PRIORITY],
         submitted_ms=values[:, SUBMITTED],
         devices=values[:, DEVICES],
         time_limit_ms=values[:, LIMIT],
         id_rank=np.arange(len(values), dtype=np.int64),
     )
-    return policy.order(columns, to_ms(state.now))
+
+
+def _ranks(state: State, policy: Policy) -> Ints:
+    """Of each waiting job, what comes before the share of its queue: its priority, aged where the policy ages it."""
+    aged = getattr(policy, "ranks", None)
+    if aged is None:
+        return state.waiting.values[:, PRIORITY]
+    found: Ints = aged(_columns(state.waiting.values), to_ms(state.now))
+    return found
 
 
 # --- which jobs to look at --------------------------------------------------------------------------------------------
@@ -94,46 +110,69 @@ def _worth_a_look(
     if len(order) <= FEW and not policy.fair:
         yield from range(len(order))
         return
-    values = state.waiting.values[order]
+    line = state.waiting.line(order)
     start, chunk = 0, FIRST
     while True:
-        open_ = work.worth(values)
-        open_[:start] = False
-        found = np.flatnonzero(open_)
+        found = work.worth(line, np.arange(start, len(order)))
         if not len(found):
             return
         if policy.fair:
-            yield from _by_share(work, values, found)
+            yield from _by_share(work, line, _ranks(state, policy)[order[found]], found)
             return
-        for position in found[:chunk].tolist():
-            if work.still_worth(values[position]):
-                yield position
-                if work.tests > TESTS:
-                    return
+        rest = found[:chunk]
+        while len(rest):
+            yield int(rest[0])
+            if work.tests > TESTS:
+                return
+            rest = work.worth(line, rest[1:])
         start, chunk = int(found[:chunk][-1]) + 1, min(CHUNK, 2 * chunk)
 
 
-def _by_share(work: Workspace, values: Ints, found: Ints) -> Iterator[int]:
-    """Each time the first job of the queue that has the least share of what it may have; higher priorities first."""
+def _borrowers_last(state: State, work: Workspace, order: Ints, positions: Iterator[int]) -> Iterator[int]:
+    """The same positions; a job that would take what another queue of its cohort wants for itself comes after all others,
+    and not at all while that one waits for what was borrowed to come back."""
+    claims = work.claims()
+    if not claims:
+        yield from positions
+        return
+    later = []
+    for position in positions:
+        job = state.jobs[state.waiting.ids[order[position]]]
+        if work.quotas.borrows(job.queue, int(state.waiting.values[order[position], DEVICES]), claims):
+            later.append(position)
+        else:
+            yield position
+    for position in later:
+        queue = state.jobs[state.waiting.ids[order[position]]].queue
+        if work.quotas.headroom(queue) and not work.owed & {one.name for one in work.quotas.cohort(queue)} - {queue}:
+            yield position
+
+
+def _by_share(work: Workspace, line: Line, ranks: Ints, found: Ints) -> Iterator[int]:
+    """Each time the first job of the queue that has the least share of what it may have; higher priorities first.
+
+    ranks: of those found, what comes before the share.
+    """
+    rank = dict(zip(found.tolist(), ranks.tolist(), strict=True))
     lines: dict[int, list[int]] = {}
     for position in found[::-1].tolist():
-        lines.setdefault(int(values[position, QUEUE]), []).append(position)
-    heap = [(int(values[line[-1], PRIORITY]), work.share(queue), line[-1], queue) for queue, line in lines.items()]
+        lines.setdefault(int(line.queue[position]), []).append(position)
+    heap = [(rank[mine[-1]], work.share(queue), mine[-1], queue) for queue, mine in lines.items()]
     heapq.heapify(heap)
     while heap:
         _, share, position, queue = heapq.heappop(heap)
         now = work.share(queue)
-        line = lines[queue]
+        mine = lines[queue]
         if now != share:
-            heapq.heappush(heap, (int(values[line[-1], PRIORITY]), now, line[-1], queue))
+            heapq.heappush(heap, (rank[mine[-1]], now, mine[-1], queue))
             continue
-        line.pop()
-        if work.still_worth(values[position]):
+        mine.pop()
+        if work.still_worth(line, position):
             yield position
             if work.tests > TESTS:
                 return
-        if line:
-            heapq.heappush(heap, (int(values[line[-1], PRIORITY]), work.share(queue), line[-1], queue))
+        if mine:
+            heapq.heappush(heap, (rank[mine[-1]], work.share(queue), mine[-1], queue))
 
 
 # --- one job ----------------------------------------------------------------------------------------------------------
@@ -144,12 +183,16 @@ def _decide_one(policy: Policy, job: WaitingJob, ways: Sequence[Way], work: Work
         return Verdict("gate")
     if not ways:
         return Verdict("never")
+    if not (ways := work.linked(job, ways)):
+        return Verdict("far")
     work.book()
     headroom = work.quotas.headroom(job.queue)
     within = ways if headroom is None else [w for w in ways if w.least * w.shape.count <= headroom]
     if not within:
+        least = min(way.least * way.shape.count for way in ways)
+        if work.quotas.owed(job.queue, least):
+            work.owed.add(job.queue)
         if policy.preempts and headroom is not None:
-            least = min(way.least * way.shape.count for way in ways)
             work.stops.make_room(job, ways, release=least - headroom)
         return Verdict("quota")
     if work.blocked and all(work.blocked.get(way.number) for way in within):
@@ -169,6 +212,8 @@ def _decide_one(policy: Policy, job: WaitingJob, ways: Sequence[Way], work: Work
         launch = _launch(policy, job, now, work, headroom)
         if launch is not None:
             return launch
+    if work.state.migrations and make_room(job, [way for way, _ in open_], work):
+        return _decide_one(policy, job, ways, work)
     if policy.preempts:
         work.stops.make_room(job, [way for way, _ in able])
     work.wait(job, [way for way, _ in able])
@@ -211,8 +256,11 @@ def _launch(
 
 def _alike(one: Candidate, other: Candidate) -> bool:
     """Nothing but the nodes tells these two apart: packing may decide between them."""
-    return (one.alternative, one.effective_fen, one.gross_fen) == (
+    return (one.alternative, one.effective_fen, one.gross_fen, one.transfer_ms, one.energy_fen, one.carbon_g) == (
         other.alternative,
         other.effective_fen,
         other.gross_fen,
+        other.transfer_ms,
+        other.energy_fen,
+        other.carbon_g,
     )

@@ -14,13 +14,14 @@ from typing import Any
 
 from immutables import Map
 
-from scheduler.columns import NOTHING_HELD, HeldColumns, NodeColumns, columns_of, restamped, with_leases
+from scheduler.columns import NOTHING_HELD, Held, NodeColumns, columns_of, restamped, with_leases
 from scheduler.decision import decide
 from scheduler.job import FirmId, JobId
 from scheduler.lease import LeaseId
 from scheduler.node import Node, NodeId, Pool, PoolId
 from scheduler.plan import Plan
 from scheduler.policy import Policy
+from scheduler.regions import RegionFacts
 from scheduler.snapshot import (
     Link,
     Maintenance,
@@ -35,7 +36,7 @@ from scheduler.snapshot import (
 from scheduler.waiting import NONE_WAITING, Registry, WaitingColumns
 from scheduler.zone import Zone
 
-Value = Pool | Node | WaitingJob | RunningLease | Terms | QueueQuota | Throughput | Maintenance | Link
+Value = Pool | Node | WaitingJob | RunningLease | Terms | QueueQuota | Throughput | Maintenance | Link | RegionFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ Change = Set | Remove | Clock | Outlook
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Everything known. Tables are keyed by id; columns, waiting and zone follow from them, used counts devices by queue,
-    ranks leases by the rank of their priority."""
+    used_in thousandths of devices by queue and pool, ranks leases by the rank of their priority."""
 
     now: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     version: int = 0
@@ -88,15 +89,17 @@ class State:
     throughputs: Mapping[tuple[str, str, int], Throughput] = field(default_factory=Map)
     maintenance: Mapping[str, Maintenance] = field(default_factory=Map)
     links: Mapping[tuple[str, str], Link] = field(default_factory=Map)
+    regions: Mapping[str, RegionFacts] = field(default_factory=Map)
     mix: tuple[MixShape, ...] = ()
     migrations: int = 0
     columns: NodeColumns = field(default_factory=lambda: columns_of((), ()), compare=False)
-    held: HeldColumns = field(default=NOTHING_HELD, compare=False)
+    held: Held = field(default=NOTHING_HELD, compare=False)
     waiting: WaitingColumns = field(default=NONE_WAITING, compare=False)
     registry: Registry = field(default_factory=Registry, compare=False, repr=False)
     zone: Zone | None = field(default=None, compare=False, repr=False)
     used: Mapping[str, int] = field(default_factory=Map, compare=False)
     ranks: Mapping[int, int] = field(default_factory=Map, compare=False)
+    used_in: Mapping[tuple[str, PoolId], int] = field(default_factory=Map, compare=False)
 
 
 EMPTY = State()
@@ -110,6 +113,7 @@ _TABLES: Mapping[type[Any], str] = {
     Throughput: "throughputs",
     Maintenance: "maintenance",
     Link: "links",
+    RegionFacts: "regions",
 }
 _FIELDS = tuple(State.__dataclass_fields__)
 
@@ -164,17 +168,20 @@ def apply(state: State, changes: Iterable[Change]) -> State:
         values["waiting"] = state.waiting.changed(values["jobs"], jobs, state.registry)
     if gone or come:
         values["used"] = _used(state.used, gone, come.values())
+        values["used_in"] = _used_in(state.used_in, gone, come.values())
         values["ranks"] = _ranks(state.ranks, gone, come.values())
     if Node in mutations:
         values |= _with_nodes(state, before_nodes, values, gone, come.values())
         if "zone" in values and (gone or come):
-            values["held"] = state.held.changed(gone, come.values(), values["columns"].row_of, state.registry.leases)
+            values["held"] = state.held.changed(
+                gone, come.values(), values["columns"].row_of, state.registry.queue_number
+            )
         elif "zone" not in values:
             everything = values.get("leases", state.leases).values()
-            values["held"] = NOTHING_HELD.changed((), everything, values["columns"].row_of, state.registry.leases)
+            values["held"] = NOTHING_HELD.changed((), everything, values["columns"].row_of, state.registry.queue_number)
     elif gone or come:
         values["columns"] = with_leases(state.columns, gone, come.values())
-        values["held"] = state.held.changed(gone, come.values(), state.columns.row_of, state.registry.leases)
+        values["held"] = state.held.changed(gone, come.values(), state.columns.row_of, state.registry.queue_number)
     if Pool in mutations or (Node in mutations and "zone" not in values):
         columns = values.get("columns", state.columns)
         values["zone"] = Zone(values.get("pools", state.pools), values.get("nodes", state.nodes), columns)
@@ -228,6 +235,19 @@ def _used(used: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease])
     return after.finish()
 
 
+def _used_in(used: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> Any:
+    after = used.mutate()
+    for sign, leases in ((-1, gone), (1, come)):
+        for lease in leases:
+            key = (lease.queue, lease.pool)
+            total = after.get(key, 0) + sign * lease.share_permille * sum(len(one.devices) for one in lease.members)
+            if total:
+                after[key] = total
+            else:
+                after.pop(key, None)
+    return after.finish()
+
+
 def _ranks(ranks: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> Any:
     after = ranks.mutate()
     for sign, leases in ((-1, gone), (1, come)):
@@ -246,6 +266,8 @@ def _key(value: Value) -> Any:
             return (value.workload, value.model, value.devices)
         case Link():
             return (min(value.a, value.b), max(value.a, value.b))
+        case RegionFacts():
+            return value.region
         case _:
             return value.id
 
@@ -262,6 +284,7 @@ def changes_of(snapshot: Snapshot) -> tuple[Change, ...]:
         *snapshot.throughputs,
         *snapshot.maintenance,
         *snapshot.links,
+        *snapshot.regions,
     )
     mix = tuple(sorted(snapshot.mix, key=repr))
     return (

@@ -11,10 +11,14 @@ With one value for all classes this is weighted DRF. Nobody is hurt by the curre
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from scheduler.columns import Ints
+from scheduler.node import Pool, PoolId
+from scheduler.snapshot import QueueQuota
 
 Floats = npt.NDArray[np.float64]
 
@@ -103,6 +107,69 @@ def fair_order(rank: Ints, share: Floats, submitted_ms: Ints, ids: npt.ArrayLike
     """
     order: Ints = np.lexsort((np.asarray(ids), submitted_ms, np.round(share, 9), rank)).astype(np.int64)
     return order
+
+
+class Shares:
+    """Dominant shares of queues while one plan is made, by `dominant_shares`; a question costs the classes there are.
+
+    Everything is counted in thousandths of a device. capacity, value: by class; used: by queue and class. A queue without a
+    weight has 1; a class that is not there any more has no value and counts for nothing.
+    """
+
+    def __init__(
+        self,
+        used: Mapping[tuple[str, str], int],
+        capacity: Mapping[str, int],
+        value: Mapping[str, int],
+        weights: Mapping[str, int],
+    ) -> None:
+        self._capacity, self._weights = capacity, weights
+        names = sorted(capacity)
+        worth = class_worth(np.array([value.get(name, 0) for name in names], dtype=np.int64))
+        self._worth = dict(zip(names, worth.tolist(), strict=True))
+        self._used: dict[str, dict[str, int]] = {}
+        self._total: dict[str, int] = {}
+        for (queue, name), amount in used.items():
+            self.take(queue, name, amount)
+
+    def of(self, queue: str) -> float:
+        """The share now, rounded at nine decimals: 0 for nothing, 1 for all of the dearest class at weight 1."""
+        used = self._used.get(queue, {})
+        shares = (
+            used[c] / max(self._capacity[c], self._total[c], 1) * self._worth[c] for c in used if c in self._worth
+        )
+        return round(max(shares, default=0.0) / self._weights.get(queue, 1), 9)
+
+    def take(self, queue: str, name: str, amount: int) -> None:
+        """The queue uses so much more of the class."""
+        mine = self._used.setdefault(queue, {})
+        mine[name] = mine.get(name, 0) + amount
+        self._total[name] = self._total.get(name, 0) + amount
+
+
+def shares_of(
+    pools: Sequence[Pool],
+    devices: Sequence[int],
+    used: Mapping[tuple[str, PoolId], int],
+    queues: Mapping[str, QueueQuota],
+) -> Shares:
+    """Of a zone whose pools have so many devices each. used: thousandths of devices by queue and pool.
+
+    A class is a model; it is worth what its devices cost on the list, on average.
+    """
+    capacity: dict[str, int] = {}
+    money: dict[str, int] = {}
+    model = {}
+    for pool, count in zip(pools, devices, strict=True):
+        model[pool.id] = pool.model
+        capacity[pool.model] = capacity.get(pool.model, 0) + 1000 * count
+        money[pool.model] = money.get(pool.model, 0) + pool.price_fen_per_device_hour * 1000 * count
+    by_class: dict[tuple[str, str], int] = {}
+    for (queue, name), amount in used.items():
+        if name in model:
+            by_class[queue, model[name]] = by_class.get((queue, model[name]), 0) + amount
+    value = {name: money[name] // size if size else 0 for name, size in capacity.items()}
+    return Shares(by_class, capacity, value, {name: max(1, queue.weight) for name, queue in queues.items()})
 
 
 def share_error(shares: Floats, wanting: npt.NDArray[np.bool_]) -> float:

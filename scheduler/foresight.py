@@ -7,16 +7,15 @@ could run elsewhere is taken to do so. Who has a reservation under the policy ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from scheduler.backfill import Release, Timeline, Window
+from scheduler.backfill import Timeline
 from scheduler.clock import to_ms
-from scheduler.columns import Ints
-from scheduler.lease import Member
+from scheduler.columns import ENDS, SHARED, Ints
 from scheduler.netcost import predicted_ms
 from scheduler.plan import Plan
 from scheduler.policy import Policy
@@ -125,14 +124,20 @@ class Starts:
         if late and line.rest:
             return line.last_ms + _batches([*line.rest, job], len(rows))
         reserved = line.laid < self.policy.backfill or (not late and self.policy.backfill > 0)
-        found = line.timeline.earliest(
-            max(1, way.shape.count),
-            least_nodes(job),
-            self.work.now_ms if reserved else line.floor_ms,
-            max(1, job.time_limit_ms),
-            rows,
-        )
+        begin = self.work.now_ms if reserved else line.floor_ms
+        found = self._earliest(line.timeline, job, way, least_nodes(job), begin, max(1, job.time_limit_ms), rows)
         return None if found is None else found[0]
+
+    def _earliest(
+        self, timeline: Timeline, job: WaitingJob, way: Way, nodes: int, begin: int, limit: int, rows: Ints
+    ) -> tuple[int, tuple[int, ...]] | None:
+        """`Timeline.earliest` within one domain where the job requires one."""
+        count, required = max(1, way.shape.count), job.request.topology_required
+        parts = [rows]
+        if nodes > 1 and required is not None:
+            parts = [np.intersect1d(rows, part) for part in self.work.zone.parts(way.number, required)]
+        found = [timeline.earliest(count, nodes, begin, limit, part) for part in parts if len(part) >= nodes]
+        return min((one for one in found if one is not None), default=None)
 
     def _laid_out(self, number: int, *, late: bool) -> _Line:
         """The pool's timeline with all who go first in it; of a long line, as many as CELLS allows."""
@@ -148,9 +153,9 @@ class Starts:
             limit = max(1, one.time_limit_ms if late else self._lasts(one, way))
             count, rows = max(1, way.shape.count), self._roomy(one, way)
             nodes = one.nodes if late else least_nodes(one)
-            found = timeline.earliest(count, nodes, begin, limit, rows)
+            found = self._earliest(timeline, one, way, nodes, begin, limit, rows)
             if found is None and nodes > least_nodes(one):
-                found = timeline.earliest(count, least_nodes(one), begin, limit, rows)
+                found = self._earliest(timeline, one, way, least_nodes(one), begin, limit, rows)
             if found is None:  # its nodes take no work now
                 continue
             start, chosen = found
@@ -167,55 +172,74 @@ class Starts:
         """The pool with what runs and what starts now; how many events that are, and when the last of it ends."""
         work = self.work
         rows, columns = work.zone.rows[number], work.columns
-        place = {int(row): i for i, row in enumerate(rows)}
         usable = columns.usable[rows]
-        ends: list[tuple[Member, int, RunningLease | WaitingJob]] = [
-            (member, to_ms(lease.ends_by) if late else end, lease)
-            for lease, end in self._held(number)
-            for member in lease.members
-        ]
         pool = work.zone.pools[number]
+        row, held, share, end = self._columns(late=late)
+        here = (work.zone.pool_of[row] == number) & columns.usable[row]
+        place, held, share, end = np.searchsorted(rows, row[here]), held[here], share[here], end[here]
+        starts: list[tuple[int, int, int, int]] = []
+        devices: dict[int, set[str]] = {}  # in shares, by place
         for launch in self.plan.launches:
             if launch.placement.pool == pool.id:
                 one = self.state.jobs[launch.job]
                 lasts = one.time_limit_ms if late else self._predicted(one, pool.model, launch.placement.device_count)
-                end = work.now_ms + max(1, lasts)
-                ends += [(member, end, one) for member in launch.placement.members]
-        inside = [
-            (place[row], set(member.devices), end, what)
-            for member, end, what in ends
-            if (row := columns.row_of.get(member.node, -1)) in place and usable[place[row]]
-        ]
+                for member in launch.placement.members:
+                    at = int(np.searchsorted(rows, columns.row_of[member.node]))
+                    starts.append(
+                        (at, len(member.devices), int(one.share_permille < WHOLE), work.now_ms + max(1, lasts))
+                    )
+                    if one.share_permille < WHOLE:
+                        devices.setdefault(at, set()).update(member.devices)
+        if starts:
+            more = np.array(starts, dtype=np.int64)
+            place, held, share, end = (
+                np.concatenate([one, more[:, i]]) for i, one in enumerate((place, held, share, end))
+            )
         free = np.where(usable, columns.full[rows], 0)
-        releases = [
-            Release(row, len(held), end) for row, held, end, what in inside if what.share_permille >= WHOLE and held
-        ]
         # A device in shares is whole again, and a crowded node roomy, at the latest when all that runs on it has ended.
         until = np.zeros(len(rows), dtype=np.int64)
-        shared: dict[int, set[str]] = {}
-        for row, held, end, what in inside:
-            until[row] = max(int(until[row]), end)
-            if what.share_permille < WHOLE:
-                shared.setdefault(row, set()).update(held)
-        releases += [Release(row, len(held), int(until[row])) for row, held in sorted(shared.items())]
+        np.maximum.at(until, place, end)
+        whole = (share == 0) & (held > 0)
+        releases = np.column_stack([place[whole], held[whole], end[whole]])
+        if (share != 0).any():
+            releases = np.concatenate([releases, self._shared(rows, place[share != 0], devices, until)])
         if late and (self.job.cpu_milli or self.job.memory_bytes):
             crowded = usable & (
                 (columns.cpu[rows] < self.job.cpu_milli) | (columns.memory[rows] < self.job.memory_bytes)
             )
-            busy = set(np.flatnonzero(crowded & (until > 0)).tolist())
-            releases = [one for one in releases if one.row not in busy]
-            releases += [Release(row, int(columns.size[rows[row]]), int(until[row])) for row in sorted(busy)]
+            busy = np.flatnonzero(crowded & (until > 0))
+            size = np.column_stack([busy, columns.size[rows[busy]], until[busy]])
+            releases = np.concatenate([releases[~np.isin(releases[:, 0], busy)], size])
             free = np.where(crowded, 0, free)
-        windows = [
-            Window(
-                tuple(place[r] for n in one.nodes if (r := columns.row_of.get(n)) is not None and r in place),
-                to_ms(one.start),
-                to_ms(one.end),
-            )
-            for one in self.state.maintenance.values()
-        ]
-        last = max([work.now_ms, *(end for _, _, end, _ in inside), *(w.end_ms or 0 for w in windows if w.rows)])
+        windows = work.windows(number)
+        last = max([work.now_ms, int(end.max(initial=0)), *(w.end_ms or 0 for w in windows if w.rows)])
         return Timeline(free, releases, work.now_ms, windows), len(rows) + len(releases), last
+
+    def _columns(self, *, late: bool) -> tuple[Ints, Ints, Ints, Ints]:
+        """Of each member of a running lease: its row, its devices, whether they are shares, and when it ends."""
+        table = self.work.held()
+        owner = table.owner()
+        ends = table.facts[:, ENDS].copy()
+        if not late:
+            ends = np.maximum(ends, self.work.now_ms + 1)
+            if self.work.profiles:
+                for place, name in enumerate(table.ids.tolist()):
+                    lease = self.state.leases[name]
+                    if lease.workload is not None and lease.pool in self.work.zone.numbers:
+                        ends[place] = self._end(lease, self.work.zone.numbers[lease.pool])
+        return table.members[:, 0], table.members[:, 1], table.facts[owner, SHARED], ends[owner]
+
+    def _shared(self, rows: Ints, places: Ints, started: Mapping[int, set[str]], until: Ints) -> Ints:
+        """What comes free on nodes with devices in shares: each of these devices, when all that runs there has ended."""
+        devices = {place: set(names) for place, names in started.items()}
+        wanted = {self.work.columns.ids[rows[place]]: int(place) for place in np.unique(places)}
+        for lease in self.state.leases.values():
+            if lease.share_permille < WHOLE:
+                for member in lease.members:
+                    if member.node in wanted:
+                        devices.setdefault(wanted[member.node], set()).update(member.devices)
+        found = [(place, len(names), int(until[place])) for place, names in sorted(devices.items())]
+        return np.array(found, dtype=np.int64).reshape(-1, 3)
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -239,14 +263,15 @@ class Starts:
                 at = self.work.zone.numbers.get(lease.pool)
                 if at is None:
                     continue
-                size = sum(len(member.devices) for member in lease.members)
-                # predicted_ms reads workload and remaining_steps alone, and a lease has both
-                left = predicted_ms(cast(WaitingJob, lease), self.work.zone.pools[at].model, size, self.work.profiles)
-                end = to_ms(lease.ends_by)
-                if left is not None:
-                    end = min(end, self.work.now_ms + left)
-                self._leases.setdefault(at, []).append((lease, max(end, self.work.now_ms + 1)))
+                self._leases.setdefault(at, []).append((lease, self._end(lease, at)))
         return self._leases.get(number, [])
+
+    def _end(self, lease: RunningLease, number: int) -> int:
+        size = sum(len(member.devices) for member in lease.members)
+        # predicted_ms reads workload and remaining_steps alone, and a lease has both
+        left = predicted_ms(cast(WaitingJob, lease), self.work.zone.pools[number].model, size, self.work.profiles)
+        end = to_ms(lease.ends_by)
+        return max(end if left is None else min(end, self.work.now_ms + left), self.work.now_ms + 1)
 
     def _lasts(self, one: WaitingJob, way: Way) -> int:
         return self._predicted(one, way.pool.model, one.nodes * way.shape.count)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from scheduler.job import (
     Array,
     Checkpoint,
     Dependency,
+    JobId,
     JobSpec,
     Money,
     Objective,
@@ -471,6 +472,22 @@ def _term(alternative: Alternative) -> Any:
 
 def _array_text(array: Array) -> str:
     return f"{array.first}-{array.last}" + (f"%{array.parallel}" if array.parallel else "")
+
+
+def elements_of(job: JobId, spec: JobSpec) -> Iterator[tuple[int | None, JobId, JobSpec]]:
+    """The jobs a job file asks for, each with its index and id: itself, or the elements of its array in order.
+
+    An element is an ordinary job that finds its place in YISUAN_ARRAY, YISUAN_ARRAY_INDEX, _FIRST and _LAST.
+    """
+    array = spec.array
+    if array is None:
+        yield None, job, spec
+        return
+    digits = len(str(array.last))
+    for index in range(array.first, array.last + 1):
+        place = {"": job, "_INDEX": str(index), "_FIRST": str(array.first), "_LAST": str(array.last)}
+        envs = {**spec.envs, **{f"YISUAN_ARRAY{key}": value for key, value in place.items()}}
+        yield index, JobId(f"{job}-{index:0{digits}d}"), replace(spec, array=None, envs=envs)
 
 
 def spec_hash(spec: JobSpec) -> str:

@@ -6,12 +6,13 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NewType
+from typing import Any, NewType
 
 from scheduler.job import FirmId, JobId, JobSpec
 from scheduler.node import NodeId, PoolId
 
 LeaseId = NewType("LeaseId", str)
+STEPS_MAX = 10**12  # a job reports no more
 GRACE_MS = 10_000  # between a stop signal and SIGKILL where the job declares none
 
 
@@ -66,6 +67,7 @@ class Cause(enum.StrEnum):
     EXITED = "exited"
     CANCELLED = "cancelled"
     TIME_LIMIT = "time_limit"
+    DEADLINE = "deadline"
     NODE_FAIL = "node_fail"
     LAUNCH_FAILED = "launch_failed"
     PREEMPTED = "preempted"
@@ -106,11 +108,35 @@ class MemberStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a job says it has done, in all its attempts: steps, of how many, and how many its last checkpoint holds."""
+
+    steps: int
+    total_steps: int | None = None
+    checkpointed_steps: int | None = None
+
+
+def report_of(body: Any) -> Report | None:
+    """The report that a job's own words are, None where they are none: it may write anything."""
+    if not isinstance(body, dict) or not set(body) <= {"steps", "total_steps", "checkpointed_steps"}:
+        return None
+    steps, total, saved = body.get("steps"), body.get("total_steps"), body.get("checkpointed_steps")
+    if steps is None or not all(v is None or (type(v) is int and 0 <= v <= STEPS_MAX) for v in (steps, total, saved)):
+        return None
+    if total is not None and (total == 0 or steps > total):
+        return None
+    if saved is not None and saved > steps:
+        return None
+    return Report(steps=steps, total_steps=total, checkpointed_steps=saved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What a backend sees of one lease now: one status per rank, in rank order."""
+    """What a backend sees of one lease now: one status per rank, in rank order. report: what the job last wrote of itself."""
 
     lease: LeaseId
     members: tuple[MemberStatus, ...]
+    report: Report | None = None
 
     @property
     def all_running_or_done(self) -> bool:

@@ -37,6 +37,8 @@ class State(enum.StrEnum):
 
 class Event(enum.StrEnum):
     EVALUATED = "evaluated"
+    HELD = "held"
+    LET_GO = "let_go"
     REJECTED = "rejected"
     RESERVED = "reserved"
     LAUNCHED = "launched"
@@ -77,8 +79,20 @@ _WAITING_ENDS: Mapping[Event, State] = {
 }
 
 TABLE: Mapping[State, Mapping[Event, State]] = {
-    S.SUBMITTED: {E.EVALUATED: S.PENDING, E.RESERVED: S.RESERVED, **_WAITING_ENDS},
-    S.PENDING: {E.EVALUATED: S.PENDING, E.RESERVED: S.RESERVED, **_WAITING_ENDS},
+    S.SUBMITTED: {
+        E.EVALUATED: S.PENDING,
+        E.HELD: S.SUBMITTED,
+        E.LET_GO: S.SUBMITTED,
+        E.RESERVED: S.RESERVED,
+        **_WAITING_ENDS,
+    },
+    S.PENDING: {
+        E.EVALUATED: S.PENDING,
+        E.HELD: S.PENDING,
+        E.LET_GO: S.PENDING,
+        E.RESERVED: S.RESERVED,
+        **_WAITING_ENDS,
+    },
     S.RESERVED: {
         E.LAUNCHED: S.STARTING,
         E.STOPPING: S.COMPLETING,

@@ -1,14 +1,15 @@
 """Loop: observe → stop → meter → plan → reserve → launch, once per tick; safe to kill between any two lines.
 
 Every step reads what is stored, does one thing, and stores that it is done; each can be repeated. The loop decides
-nothing itself: what to start is `plan`, what a state becomes is the state table, what it costs is the budget.
+nothing itself: what to start is `plan` (dispatch.py carries it out), what a state becomes is the state table, what it
+costs is the budget.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,20 +20,18 @@ from sqlalchemy.exc import OperationalError
 
 from scheduler import store, view
 from scheduler.clock import Clock, to_ms
-from scheduler.codec import pending_document
 from scheduler.consumption import Ending, ending_of, usage_of_end, usage_until
 from scheduler.database import Database
+from scheduler.dispatch import Dispatch
 from scheduler.job import JobId
-from scheduler.lease import Cause, Lease, LeaseId, MemberPhase, Observation, billed_interval
+from scheduler.lease import Cause, LeaseId, MemberPhase, Observation, Report, billed_interval
 from scheduler.lifecycle import Event, State
-from scheduler.plan import Launch, Plan, Preempt
-from scheduler.planner import plan
 from scheduler.policy import Policy
-from scheduler.ports import Backend, Budget, Held
+from scheduler.ports import Backend, Budget
+from scheduler.progress import is_new, progress_of, report
 from scheduler.refusal import Refusal
-from scheduler.schema import jobs, leases, pools
-from scheduler.snapshot import MixShape
-from scheduler.stopping import event_of, goes_on, grace_of, stop_cause
+from scheduler.schema import leases, pools
+from scheduler.stopping import event_of, goes_on, stop_cause
 from scheduler.usage import UsageRecord
 
 log = structlog.get_logger("loop")
@@ -54,7 +53,9 @@ class Loop:
         *,
         zone: str = "Asia/Shanghai",
         on_tick: Callable[[float], None] | None = None,
+        moves_per_hour: int = 0,
     ) -> None:
+        """moves_per_hour: running members that plans may move within an hour; 0 = none ever."""
         self.database = database
         self.budget = budget
         self.policy = policy
@@ -62,8 +63,8 @@ class Loop:
         self.clock = clock
         self.zone = ZoneInfo(zone)
         self.on_tick = on_tick
+        self.dispatch = Dispatch(database, budget, policy, backends, clock, moves_per_hour=moves_per_hour)
         self.ticked_at: datetime | None = None
-        self.last_plan: Plan | None = None
 
     def run(self, stop: threading.Event, period_s: float = 0.25) -> None:
         """Tick until `stop` is set. A tick that fails is logged and the next one starts from what is stored."""
@@ -86,7 +87,7 @@ class Loop:
         self._settle_until_midnight(due)
         with self.database.write() as tx:  # first: a price that starts now holds for what is placed now
             self.budget.sweep(tx, self.clock.now())
-        self._place()
+        self.dispatch.place()
         self.ticked_at = self.clock.now()
 
     # --- leases that exist ----------------------------------------------------------------------------------------
@@ -127,32 +128,19 @@ class Loop:
         assert job is not None, "a lease row references its job"
         if State(job["state"]) is State.STARTING and seen.all_running_or_done:
             self._mark_running(row, seen)
-        cause = stop_cause(row, job, seen, spent)
+        elif seen.report is not None:
+            self._keep_report(row, seen.report)
+        cause = stop_cause(row, job, seen, spent, to_ms(self.clock.now()))
         absent = any(m.phase is MemberPhase.ABSENT for m in seen.members)
         if cause or absent:
             with self.database.read() as tx:
                 lease = view.lease_of(tx, row)
             if cause:
                 told = {"code": spent.code, **spent.facts} if spent and cause is Cause.BUDGET_EXHAUSTED else {}
-                self._stop(backend, row, lease, cause, told)
+                self.dispatch.stop(row, lease, cause, told)
             if absent:
-                self._launch(backend, lease)  # also after a stop: a member told to stop before it starts must say so
+                self.dispatch.launch(lease)  # also after a stop: a member told to stop before it starts must say so
         return self._until_midnight(row, seen)
-
-    def _stop(
-        self, backend: Backend, row: Mapping[Any, Any], lease: Lease, cause: Cause, told: Mapping[str, Any]
-    ) -> None:
-        if row["stop_requested_at_ms"] is None:
-            now = self.clock.now()
-            with self.database.write() as tx:
-                tx.execute(
-                    update(leases)
-                    .where(leases.c.id == row["id"])
-                    .values(stop_requested_at_ms=to_ms(now), stop_cause=cause.value)
-                )
-                store.move(tx, lease.job, Event.STOPPING, now, lease=lease.id, facts={"cause": cause.value, **told})
-        checkpoint = lease.spec.checkpoint
-        backend.stop(lease.id, grace_ms=grace_of(lease.spec), signal=checkpoint.signal if checkpoint else None)
 
     def _mark_running(self, row: Mapping[str, Any], seen: Observation) -> None:
         start = max(m.started_at for m in seen.members if m.started_at is not None)
@@ -166,6 +154,16 @@ class Loop:
                 lease=LeaseId(row["id"]),
                 facts={"started_at_ms": to_ms(start), "pids": [m.pid for m in seen.members]},
             )
+
+    def _keep_report(self, row: Mapping[str, Any], said: Report) -> None:
+        """What the job wrote of itself is stored once; what cannot be true is left out, as if it had not said so."""
+        with self.database.read() as tx:
+            if not is_new(progress_of(tx, row["job"]), row["id"], said):
+                return
+        with self.database.write() as tx:
+            refusal = report(tx, JobId(row["job"]), **asdict(said), now=self.clock.now())
+        if refusal is not None:
+            log.info("report_refused", job=row["job"], code=refusal.code, facts=dict(refusal.facts))
 
     def _until_midnight(self, row: Mapping[str, Any], seen: Observation) -> list[UsageRecord]:
         with self.database.read() as tx:
@@ -254,133 +252,11 @@ class Loop:
             "cause": ending.cause.value,
             "details": sorted({m.detail for m in seen.members if m.detail}),
         }
+        lost = {m.rank for m in seen.members if m.phase is MemberPhase.LOST}
+        if lost:
+            told["nodes"] = sorted({m.node for m in view.members_of(tx, lease) if m.rank in lost})
         if again:
             store.requeue(tx, job, state, now, lease=lease, facts=told)
             return
         columns = {"exit_code": ending.exit_code, "cause": ending.cause.value}
         store.move(tx, job, event_of(row, ending), now, lease=lease, facts=told, **columns)
-
-    # --- leases to come -------------------------------------------------------------------------------------------
-
-    def _place(self) -> None:
-        """One plan, carried out. Jobs that the budget refuses are left out and planned around, so that what they would
-        have taken goes to the next."""
-        now = self.clock.now()
-        with self.database.read() as tx:
-            if not self._replan(tx, now):
-                return
-            never = {job: gate for job, gate in view.gates_of(tx).items() if isinstance(gate, Refusal)}
-            mix = self._recent_mix(tx, now)
-        if never:
-            with self.database.write() as tx:
-                for job, why in never.items():
-                    store.move(tx, job, Event.REJECTED, now, facts={"code": why.code, **why.facts})
-        refused: set[JobId] = set()
-        for _ in range(REFUSALS):
-            with self.database.read() as tx:
-                snapshot = view.snapshot(tx, now, self.budget, mix)
-            ready = tuple(job for job in snapshot.jobs if job.id not in refused)
-            decided = plan(replace(snapshot, jobs=ready), self.policy)
-            more = self._carry_out(decided)
-            refused |= more
-            if not more:
-                break
-        if decided.waits:
-            with self.database.write() as tx:
-                for wait in decided.waits:
-                    store.set_pending(tx, wait.job, wait.pending, pending_document(wait.pending), now)
-        with self.database.read() as tx:
-            self._planned_version = store.version(tx)
-        self.last_plan = decided
-
-    _planned_version = -1
-    _mix: tuple[datetime, tuple[MixShape, ...]] | None = None
-
-    def _recent_mix(self, tx: Connection, now: datetime) -> tuple[MixShape, ...]:
-        """It is the same all hour long: read once an hour."""
-        hour = now.replace(minute=0, second=0, microsecond=0)
-        if self._mix is None or self._mix[0] != hour:
-            self._mix = (hour, view.mix_of(tx, now))
-        return self._mix[1]
-
-    def _carry_out(self, decided: Plan) -> set[JobId]:
-        """Stops first: a launch that counts on one finds its devices once the stopped lease has ended. Returns the jobs
-        that the budget refused."""
-        refused = set()
-        for preempt in decided.preempts:
-            try:
-                self._preempt(preempt)
-            except OperationalError:
-                raise
-            except Exception:
-                log.exception("preemption_failed", lease=preempt.lease)
-        for launch in decided.launches:
-            try:
-                if self._reserve_and_launch(launch, decided) is not None:
-                    refused.add(launch.job)
-            except OperationalError:
-                raise
-            except Exception:  # one job that cannot be placed keeps no other waiting; it stays pending
-                log.exception("placement_failed", job=launch.job)
-        return refused
-
-    def _preempt(self, preempt: Preempt) -> None:
-        """The lease is told to stop, as gently as any, and its job will wait again; one that stops or ended is left alone."""
-        with self.database.read() as tx:
-            row = dict(tx.execute(select(leases).where(leases.c.id == preempt.lease)).mappings().one())
-            if row["released_at_ms"] is not None or row["stop_requested_at_ms"] is not None:
-                return
-            lease = view.lease_of(tx, row)
-        told = {"code": preempt.code, "by": preempt.by, "cost_device_ms": preempt.cost_device_ms}
-        self._stop(self.backends[row["backend"]], row, lease, Cause.PREEMPTED, told)
-
-    def _replan(self, tx: Connection, now: datetime) -> bool:
-        waiting = (State.SUBMITTED.value, State.PENDING.value)
-        if tx.execute(select(jobs.c.id).where(jobs.c.state.in_(waiting)).limit(1)).first() is None:
-            return False
-        stale = self.last_plan is None or now - self.last_plan.now >= REPLAN_AFTER
-        return stale or store.version(tx) != self._planned_version
-
-    def _reserve_and_launch(self, launch: Launch, decided: Plan) -> Refusal | None:
-        now = self.clock.now()
-        with self.database.write() as tx:
-            lease = self._lease(tx, launch, now)
-            outcome = store.reserve(tx, launch, lease, self.budget, decided.based_on, now)
-            if isinstance(outcome, Refusal):
-                store.set_refused(tx, launch.job, outcome, now)
-        if isinstance(outcome, Held):
-            self._launch(self.backends[lease.backend], lease)
-        else:
-            log.info("not_reserved", job=launch.job, outcome=outcome)
-        return outcome if isinstance(outcome, Refusal) else None
-
-    def _lease(self, tx: Connection, launch: Launch, now: datetime) -> Lease:
-        job = store.job_row(tx, launch.job)
-        pool = tx.execute(select(pools).where(pools.c.id == launch.placement.pool)).mappings().one()
-        assert job is not None, "the plan was made from stored jobs, which are never deleted"
-        return Lease(
-            id=launch.lease,
-            job=launch.job,
-            firm=launch.firm,
-            spec=store.spec_of(job),
-            placement=launch.placement,
-            backend=pool["backend"],
-            price_fen_per_device_hour=pool["price_fen_per_device_hour"],
-            reserved_at=now,
-            visibility={m.rank: view.visibility(tx, m.devices) for m in launch.placement.members},
-        )
-
-    def _launch(self, backend: Backend, lease: Lease) -> None:
-        refusal = backend.launch(lease)
-        now = self.clock.now()
-        with self.database.write() as tx:
-            state = State(tx.execute(select(jobs.c.state).where(jobs.c.id == lease.job)).scalar_one())
-            if refusal is None:
-                if state is State.RESERVED:
-                    store.move(tx, lease.job, Event.LAUNCHED, now, lease=lease.id, facts={"backend": backend.name})
-                return
-            store.release(tx, lease.id, cause=Cause.LAUNCH_FAILED, exit_code=None, started=None, now=now)
-            event = Event.REJECTED if state is State.RESERVED else Event.NODE_FAILED
-            facts = {"code": refusal.code, **dict(refusal.facts)}
-            store.move(tx, lease.job, event, now, lease=lease.id, facts=facts, cause=Cause.LAUNCH_FAILED.value)
-            self.budget.charge(tx, [lease.job], now, final=True)

@@ -12,13 +12,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scheduler.columns import UNKNOWN, WHOLE, Ints
+from scheduler.backfill import FOREVER
+from scheduler.columns import (
+    CPU,
+    MEMORY,
+    NOT_YET,
+    QUEUE,
+    RANK,
+    SAVED,
+    SHARED,
+    SIZE,
+    STARTED,
+    STOPPING,
+    UNKNOWN,
+    WHOLE,
+    Flags,
+    HeldTable,
+    Ints,
+)
 from scheduler.job import JobId
 from scheduler.plan import Preempt
-from scheduler.preemption import Free, Need, Victim, cost, lost, protected, victims
-from scheduler.quota import beyond
+from scheduler.preemption import Candidates, Free, Need, lost, stops
 from scheduler.shape import least_nodes
-from scheduler.snapshot import RunningLease, WaitingJob
+from scheduler.snapshot import WaitingJob
 from scheduler.zone import Way
 
 if TYPE_CHECKING:
@@ -30,42 +46,46 @@ MINIMUM_MS = 600_000  # a lease is left alone for its first ten minutes
 
 @dataclass(slots=True)
 class Stops:
-    """Victims of one plan. The leases of each pool are listed once."""
+    """Victims of one plan. What running leases hold in each pool is listed once."""
 
     work: Workspace
     tries: int = 0
-    stopped: set[str] = field(default_factory=set)
-    _by_pool: dict[int, list[RunningLease]] | None = None
-    _borrowed: set[str] | None = None
+    stopped: set[int] = field(default_factory=set)
+    _table: HeldTable | None = None
+    _members: dict[int, tuple[Ints, Ints, Ints]] = field(default_factory=dict)
+    _borrowed: Flags | None = None
 
     def make_room(self, job: WaitingJob, ways: Sequence[Way], *, release: int = 0) -> bool:
         """Leases are chosen whose stop lets the job start in one of the pools, at the least loss; their nodes are kept for it.
 
         release: borrowed devices that its queue must have back. False when nothing can be done, or need be.
         """
-        reclaims = release > 0 or self._reclaims(job, ways)
-        lower = any(rank > job.priority.rank and count for rank, count in self.work.state.ranks.items())
-        if self.tries >= TRIES or not (reclaims or lower) or job.share_permille < WHOLE:
+        if self.tries >= TRIES or job.share_permille < WHOLE:
+            return False
+        reclaims = self._reclaims(job, ways)
+        if not reclaims and (release > 0 or self.lowest() <= job.priority.rank):
             return False
         self.tries += 1
-        leases = self._leases()
-        best: tuple[int, int, Way, tuple[Victim, ...]] | None = None
-        for rank, way in enumerate(ways):
-            found = self._victims(job, way, leases.get(way.number, []), reclaims=reclaims, release=release)
+        best: tuple[int, int, Ints] | None = None
+        tried = (
+            (rank, self._victims(job, way, part, reclaims=reclaims, release=release))
+            for rank, way in enumerate(ways)
+            for part in self.work.zone.parts(way.number, job.request.topology_required)
+        )
+        for rank, found in tried:
             if found is None:
                 continue
-            if not found:
+            chosen, loss = found
+            if not len(chosen):
                 return False  # room is being made already
-            loss = sum(one.cost_device_ms for one in found)
             if best is None or (loss, rank) < best[:2]:
-                best = (loss, rank, way, found)
+                best = (loss, rank, chosen)
         if best is None:
             return False
-        _, _, way, found = best
-        known = {lease.id: lease for lease in leases[way.number]}
-        for one in found:
-            lease = next(known[name] for name in known if name == one.lease)
-            self.stopped.add(lease.id)
+        table = self._held()
+        for place in best[2].tolist():
+            self.stopped.add(place)
+            lease = self.work.state.leases[table.ids[place]]
             code = "PRIORITY" if lease.priority.rank > job.priority.rank else "RECLAIM"
             self.work.preempts.append(
                 Preempt(
@@ -78,14 +98,35 @@ class Stops:
             )
         return True
 
-    def _leases(self) -> dict[int, list[RunningLease]]:
-        if self._by_pool is None:
-            self._by_pool = {}
-            numbers = self.work.zone.numbers
-            for lease in sorted(self.work.state.leases.values(), key=lambda one: one.id):
-                if lease.pool in numbers and lease.share_permille >= WHOLE:
-                    self._by_pool.setdefault(numbers[lease.pool], []).append(lease)
-        return self._by_pool
+    def lowest(self) -> int:
+        """The rank of the lowest priority that runs; -1: nothing runs."""
+        return max((rank for rank, count in self.work.state.ranks.items() if count), default=-1)
+
+    def reach(self) -> tuple[int, Ints]:
+        """Of whom leases may be stopped: jobs of a higher priority than this rank, and those of at most so many devices, by
+        queue: what is left of its own nominal, if it has a cohort."""
+        names, queues, used = self.work.state.registry.names, self.work.state.queues, self.work.quotas.used()
+        own = np.full(len(names), -1, dtype=np.int64)
+        for name, quota in queues.items() if queues else ():
+            number = self.work.state.registry.queues.get(name)
+            if number is not None and quota.cohort is not None and quota.nominal_devices is not None:
+                own[number] = quota.nominal_devices - used.get(name, 0)
+        return self.lowest(), own
+
+    def _held(self) -> HeldTable:
+        if self._table is None:
+            self._table = self.work.held()
+        return self._table
+
+    def _pool(self, number: int) -> tuple[Ints, Ints, Ints]:
+        """Of each member of whole devices in the pool: the place of its lease in the table, of its node, its devices."""
+        if number not in self._members:
+            table, zone = self._held(), self.work.zone
+            owner = table.owner()
+            here = (zone.pool_of[table.members[:, 0]] == number) & (table.facts[owner, SHARED] == 0)
+            places = np.searchsorted(zone.rows[number], table.members[here, 0])
+            self._members[number] = owner[here], places, table.members[here, 1]
+        return self._members[number]
 
     def _reclaims(self, job: WaitingJob, ways: Sequence[Way]) -> bool:
         """With this job its queue would still hold no more than its own nominal."""
@@ -95,76 +136,90 @@ class Stops:
         least = min(way.shape.count for way in ways) * least_nodes(job)
         return self.work.quotas.used().get(job.queue, 0) + least <= quota.nominal_devices
 
-    def _stands_on_borrowed(self) -> set[str]:
+    def _stands_on_borrowed(self) -> Flags:
+        """Of each lease in the table: its queue passed its nominal with it, or before it (`scheduler.quota.beyond`)."""
         if self._borrowed is None:
-            self._borrowed = set()
-            by_queue: dict[str, list[RunningLease]] = {}
-            for lease in self.work.state.leases.values():
-                by_queue.setdefault(lease.queue, []).append(lease)
-            for name, leases in by_queue.items():
-                quota = self.work.state.queues.get(name)
-                if quota is None or quota.cohort is None or quota.nominal_devices is None:
-                    continue
-                leases.sort(key=lambda one: (one.started_at or self.work.state.now, one.id))
-                devices = [sum(len(m.devices) for m in lease.members) for lease in leases]
-                over = beyond(devices, quota.nominal_devices)
-                self._borrowed |= {lease.id for lease, out in zip(leases, over, strict=True) if out}
+            table = self._held()
+            names = self.work.state.registry.names
+            quotas = [self.work.state.queues.get(name) for name in names]
+            nominal = np.array(
+                [
+                    FOREVER if q is None or q.cohort is None or q.nominal_devices is None else q.nominal_devices
+                    for q in quotas
+                ],
+                dtype=np.int64,
+            )
+            queue, started = table.facts[:, QUEUE], table.facts[:, STARTED]
+            since = np.where(started == NOT_YET, self.work.now_ms, started)
+            order = np.lexsort((since, queue))  # of one queue and instant: by id
+            total = np.cumsum(table.facts[order, SIZE])
+            first = np.searchsorted(queue[order], queue[order], side="left")
+            before = np.concatenate([np.zeros(1, dtype=np.int64), total])[first]
+            self._borrowed = np.zeros(len(order), dtype=np.bool_)
+            self._borrowed[order] = total - before > nominal[queue[order]]
         return self._borrowed
 
+    def _lent(self, queue: str) -> Flags:
+        """Those of them whose queue is of the same cohort."""
+        cohort, queues = self.work.state.queues[queue].cohort, self.work.state.queues
+        known = [queues.get(name) for name in self.work.state.registry.names]
+        alike = np.array([one is not None and one.cohort == cohort for one in known], dtype=np.bool_)
+        found: Flags = self._stands_on_borrowed() & alike[self._held().facts[:, QUEUE]]
+        return found
+
     def _victims(
-        self, job: WaitingJob, way: Way, leases: Sequence[RunningLease], *, reclaims: bool, release: int
-    ) -> tuple[Victim, ...] | None:
+        self, job: WaitingJob, way: Way, part: Ints, *, reclaims: bool, release: int
+    ) -> tuple[Ints, int] | None:
+        """Leases (by place in the table) to stop in the way's pool, and the loss; none if it fits, None if nothing helps.
+
+        part: the places in the pool's rows that the gang must keep within.
+        """
         work, rows = self.work, self.work.zone.rows[way.number]
-        free, cpu, memory = (
-            work.columns.full[rows].copy(),
-            work.columns.cpu[rows].copy(),
-            work.columns.memory[rows].copy(),
-        )
-        borrowed = self._stands_on_borrowed() if reclaims else set()
-        able = []
-        for lease in leases:
-            places = self._places(lease, rows)
-            if lease.stopping or lease.id in self.stopped:
-                for place, devices in places:
-                    free[place] += devices
-                    cpu[place] += lease.cpu_milli
-                    memory[place] += lease.memory_bytes
-                release -= sum(devices for _, devices in places) if lease.id in borrowed else 0
-                continue
-            able.append(
-                Victim(
-                    lease=lease.id,
-                    rows=tuple(place for place, _ in places),
-                    devices=tuple(devices for _, devices in places),
-                    rank=lease.priority.rank,
-                    cost_device_ms=cost(lease, work.state.now),
-                    cpu_milli=lease.cpu_milli,
-                    memory_bytes=lease.memory_bytes,
-                    borrowed=lease.id in borrowed,
-                    protected=protected(lease, work.state.now, MINIMUM_MS),
-                )
-            )
-        usable = work.columns.usable[rows].copy()
+        facts = self._held().facts
+        free, cpu, memory = (work.columns.full[rows], work.columns.cpu[rows], work.columns.memory[rows])
+        owner, where, devices = self._pool(way.number)
+        stopping = facts[:, STOPPING] == 1
+        stopping[list(self.stopped)] = True
+        borrowed = self._lent(job.queue) if reclaims else np.zeros(len(stopping), dtype=np.bool_)
+        ends = stopping[owner]
+        np.add.at(free, where[ends], devices[ends])
+        np.add.at(cpu, where[ends], facts[owner[ends], CPU])
+        np.add.at(memory, where[ends], facts[owner[ends], MEMORY])
+        release -= int(devices[ends & borrowed[owner]].sum())
+        started = facts[:, STARTED]
+        guarded = (started == NOT_YET) | (work.now_ms - started < MINIMUM_MS)
+        lower = facts[:, RANK] > job.priority.rank
+        if (spares := getattr(work.policy, "spares", None)) is not None:
+            ids, known = self._held().ids, work.state.leases
+            for place in np.flatnonzero(lower & ~stopping & ~guarded).tolist():
+                lower[place] = not spares(known[ids[place]], job, work.now_ms)
+        may = ~stopping & ~guarded & (lower | borrowed)
+        stays = may[owner]
+        able, who = np.unique(owner[stays], return_inverse=True)
+        given = devices[stays]
+        cost = facts[able, SIZE] * np.maximum(0, work.now_ms - facts[able, SAVED])
+        usable = np.zeros(len(rows), dtype=np.bool_)
+        usable[part] = work.columns.usable[rows[part]]
         if work.closing is not None:
             usable &= work.closing[rows] >= work.now_ms + job.time_limit_ms
         need = Need(
             count=way.shape.count, nodes=least_nodes(job), cpu_milli=way.shape.cpu, memory_bytes=way.shape.memory,
             rank=job.priority.rank, reclaims=reclaims, release_devices=max(0, release),
         )  # fmt: skip
-        return victims(
-            need, Free(devices=free, cpu_milli=_known(cpu), memory_bytes=_known(memory), usable=usable), able
+        found = stops(
+            need,
+            Free(devices=free, cpu_milli=_known(cpu), memory_bytes=_known(memory), usable=usable),
+            Candidates(
+                cost=cost,
+                returns=np.where(borrowed[able], np.bincount(who, given, len(able)), 0).astype(np.int64),
+                who=who.astype(np.int64),
+                where=where[stays],
+                devices=given,
+                cpu=facts[able, CPU][who],
+                memory=facts[able, MEMORY][who],
+            ),
         )
-
-    def _places(self, lease: RunningLease, rows: Ints) -> list[tuple[int, int]]:
-        found = []
-        for member in lease.members:
-            row = self.work.columns.row_of.get(member.node)
-            if row is None:
-                continue
-            place = int(np.searchsorted(rows, row))
-            if place < len(rows) and rows[place] == row:
-                found.append((place, len(member.devices)))
-        return found
+        return None if found is None else (able[found], int(cost[found].sum()))
 
 
 def _known(values: Ints) -> Ints | None:

@@ -7,12 +7,16 @@ compared by price × predicted time, less what the voucher draws, weighed by 1 -
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
+from adapters.accelerator import Source
 from adapters.catalog import load_catalog
+from scheduler import regions
 from scheduler.job import Alternative
 from scheduler.node import Pool
 from scheduler.plan import Candidate
+from scheduler.regions import Network, RegionFacts
 from scheduler.snapshot import Terms, Throughput, WaitingJob
 
 MS_PER_HOUR = 3_600_000
@@ -32,6 +36,18 @@ class Cost:
     @property
     def net_fen(self) -> int:
         return self.gross_fen - self.draw_fen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regions:
+    """What distance and electricity add to a cost: the links, the facts of each region, and when a job would start."""
+
+    network: Network = field(default_factory=lambda: Network(()))
+    facts: Mapping[str, RegionFacts] = field(default_factory=dict)
+    now: datetime | None = None
+
+
+NO_REGIONS = Regions()
 
 
 def profiles_of(throughputs: Iterable[Throughput]) -> Profiles:
@@ -76,10 +92,13 @@ def cost(terms: Terms, device_count: int, duration_ms: int, *, share_permille: i
     )
 
 
-def candidate(job: WaitingJob, index: int, pool: Pool, terms: Terms | None, profiles: Profiles) -> Candidate:
+def candidate(
+    job: WaitingJob, index: int, pool: Pool, terms: Terms | None, profiles: Profiles, near: Regions = NO_REGIONS
+) -> Candidate:
     """What is held and promised is of the whole time limit; what is compared (effective_fen) is of the predicted time.
 
-    Without a prediction the time limit stands for it on every model. terms: None = list price and no voucher.
+    Without a prediction the time limit stands for it on every model. terms: None = list price and no voucher. The devices
+    are held while inputs that lie elsewhere come; an input that no link brings counts as there (`Workspace.linked` asks).
     """
     alternative: Alternative = job.request.alternatives[index]
     devices = job.nodes * alternative.count
@@ -89,9 +108,13 @@ def candidate(job: WaitingJob, index: int, pool: Pool, terms: Terms | None, prof
     draws = job.money.voucher == "auto"
     most = cost(terms, devices, job.time_limit_ms, share_permille=job.share_permille, draws=draws)
     expected = most
+    moving_ms, moving_fen = near.network.transfer(job.data, pool.region) or (0, 0) if job.data else (0, 0)
     predicted = predicted_ms(job, pool.model, devices, profiles)
     if predicted is not None:
+        predicted += moving_ms
         expected = cost(terms, devices, predicted, share_permille=job.share_permille, draws=draws)
+    runs_ms = job.time_limit_ms if predicted is None else predicted - moving_ms
+    energy, grams, weighed = _electricity(job, pool, devices, moving_ms, runs_ms, near)
     return Candidate(
         alternative=index,
         pool=pool.id,
@@ -99,12 +122,43 @@ def candidate(job: WaitingJob, index: int, pool: Pool, terms: Terms | None, prof
         gross_fen=most.gross_fen,
         net_fen=most.net_fen,
         hold_fen=most.draw_fen,
-        effective_fen=expected.effective_fen,
+        effective_fen=expected.effective_fen + moving_fen + weighed,
         predicted_ms=predicted,
         expected_fen=None if predicted is None else expected.gross_fen,
         shadow_price_permille=terms.shadow_price_permille,
-        exceeds_limit=predicted is not None and predicted > job.time_limit_ms,
+        exceeds_limit=(moving_ms + 1 if predicted is None else predicted) > job.time_limit_ms,
+        region=pool.region,
+        transfer_ms=moving_ms,
+        transfer_fen=moving_fen,
+        energy_fen=energy,
+        carbon_g=grams,
+        expected_net_fen=None if predicted is None else expected.net_fen,
     )
+
+
+def watts(pool: Pool, devices: int, share_permille: int) -> int | None:
+    """Power of the devices at the maker's figure (thermal design power of the package); None where there is none.
+
+    A device of a real inventory is one die of its package, a declared one the whole (metering.offer.listing_of).
+    """
+    chip = load_catalog().get(pool.model)
+    if chip is None or chip.tdp_watts is None:
+        return None
+    dies = chip.dies if pool.source is not Source.SIMULATED else 1
+    return round(chip.tdp_watts * devices * share_permille / (dies * 1000))
+
+
+def _electricity(
+    job: WaitingJob, pool: Pool, devices: int, after_ms: int, duration_ms: int, near: Regions
+) -> tuple[int | None, int | None, int]:
+    """Fen and grams of running there once the inputs have come, and what they add to a choice."""
+    facts = near.facts.get(pool.region)
+    if facts is None or near.now is None:
+        return None, None, 0
+    power = watts(pool, devices, job.share_permille)
+    energy = regions.energy_fen(power, near.now + timedelta(milliseconds=after_ms), duration_ms, facts)
+    grams = regions.carbon_g(power, duration_ms, facts)
+    return energy, grams, facts.weighed_fen(energy, grams)
 
 
 def _trust(row: Throughput) -> tuple[int, int]:

@@ -68,6 +68,8 @@ class Reasons:
             else:
                 code, needed = "EXCEEDS_POOL", nodes
                 available = max(self._nodes_of_size(pool.id, a.count) for a, pool in runnable)
+                if available >= nodes:
+                    return self._exceeds_topology(job, [(a.count, pool.id) for a, pool in runnable])
         return self._pending(
             job,
             code,
@@ -76,6 +78,25 @@ class Reasons:
             needed=needed,
             available=available,
             remedies=self._other_models(job),
+        )
+
+    def _exceeds_topology(self, job: WaitingJob, places: Sequence[tuple[int, PoolId]]) -> Pending:
+        """The nodes are there, but no domain of the level that the job requires has as many as its gang has members."""
+        required, zone = job.request.topology_required, self.work.zone
+        most = max(zone.most(zone.numbers[pool], count, required) for count, pool in places if pool in zone.numbers)
+        return self._pending(
+            job, "EXCEEDS_TOPOLOGY", PendingKind.NEVER, str(required), needed=least_nodes(job), available=most,
+            remedies=(Remedy(code="PREFER_TOPOLOGY", facts={"level": str(required)}),),
+        )  # fmt: skip
+
+    def no_link(self, job: WaitingJob) -> Pending:
+        """Wherever it could run, no link brings its inputs."""
+        needed = min(one.count for one in job.request.alternatives) * least_nodes(job)
+        remedy = Remedy(
+            code="ADD_LINK", facts={"regions": ", ".join(sorted(k for k, size in job.data.items() if size))}
+        )
+        return self._pending(
+            job, "NO_LINK", PendingKind.POLICY, _asked(job), needed=needed, available=0, remedies=(remedy,)
         )
 
     def exceeds_quota(self, job: WaitingJob, limit: int, needed: int) -> Pending:
@@ -102,8 +123,9 @@ class Reasons:
 
     def too_dear(self, job: WaitingJob, candidates: Sequence[Candidate]) -> Pending:
         """Every pool it could run in costs more, net, than the job allows."""
-        cheapest = min(candidates, key=lambda c: (c.net_fen, c.pool))
-        remedy = Remedy(code="RAISE_MAX_NET_COST", facts={"to_fen": cheapest.net_fen, "pool": cheapest.pool})
+        cheapest = min(candidates, key=lambda c: (c.net_fen + c.transfer_fen, c.pool))
+        facts = {"to_fen": cheapest.net_fen + cheapest.transfer_fen, "pool": cheapest.pool}
+        remedy = Remedy(code="RAISE_MAX_NET_COST", facts=facts)
         return self._pending(
             job, "MAX_NET_COST_TOO_LOW", PendingKind.POLICY, "money", needed=cheapest.net_fen,
             available=job.money.max_net_fen, remedies=(remedy,),
@@ -234,13 +256,7 @@ class Reasons:
         """Its reservation; else when enough nodes are free if every lease runs to its limit and nothing else starts."""
         if job.id in self.work.bookings:
             return self._booked(job)
-        found = [
-            self.work.timeline(way.number).earliest(
-                way.shape.count, least_nodes(job), self.work.now_ms, max(1, job.time_limit_ms)
-            )
-            for way in ways
-            if way.shape.count and way.shape.share >= WHOLE
-        ]
+        found = [self.work.earliest(job, way) for way in ways if way.shape.count and way.shape.share >= WHOLE]
         starts = [one[0] for one in found if one is not None]
         return from_ms(min(starts)) if starts else None
 

@@ -12,11 +12,9 @@ from scheduler.lease import Member, Placement
 from scheduler.plan import Candidate
 from scheduler.shape import least_nodes
 from scheduler.snapshot import WaitingJob
-from scheduler.topology import choose, devices
+from scheduler.topology import INSIDE, choose, devices
 from scheduler.workspace import Workspace
 from scheduler.zone import Way
-
-INSIDE = ("node", "nvlink", "hccs")  # levels within one member's node
 
 
 def place(
@@ -53,7 +51,7 @@ def place(
 
 def affordable(job: WaitingJob, one: Candidate) -> bool:
     """The job allows that much, net."""
-    return job.money.max_net_fen is None or one.net_fen <= job.money.max_net_fen
+    return job.money.max_net_fen is None or one.net_fen + one.transfer_fen <= job.money.max_net_fen
 
 
 def _place_one(

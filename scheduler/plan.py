@@ -10,6 +10,7 @@ from typing import Any
 
 from scheduler.job import FirmId, JobId
 from scheduler.lease import LeaseId, Member, Placement
+from scheduler.regions import Saved
 
 
 class PendingKind(enum.StrEnum):
@@ -63,6 +64,8 @@ class Candidate:
     gross_fen: price over the whole gang and time limit; hold_fen: what the voucher would draw within its room;
     net_fen: gross less that. effective_fen: what a choice should compare, the voucher's part weighed by 1 - λ.
     predicted_ms: how long the job would take there, expected_fen: the gross of that; None = unknown. shadow_price_permille: λ.
+    Where inputs lie elsewhere, transfer_ms of the devices' time (part of predicted_ms) and transfer_fen (part of
+    effective_fen, not of net_fen) bring them. energy_fen, carbon_g: of the electricity, None = unknown.
     """
 
     alternative: int
@@ -76,6 +79,17 @@ class Candidate:
     expected_fen: int | None = None
     shadow_price_permille: int = 0
     exceeds_limit: bool = False  # the prediction is longer than the job's time limit: it would be cut off
+    region: str = ""
+    transfer_ms: int = 0
+    transfer_fen: int = 0
+    energy_fen: int | None = None
+    carbon_g: int | None = None
+    expected_net_fen: int | None = None  # expected_fen less what the voucher would draw of it
+
+    @property
+    def paid_fen(self) -> int:
+        """What the firm is expected to pay, of the predicted time else of the time limit, and for moving its data."""
+        return (self.net_fen if self.expected_net_fen is None else self.expected_net_fen) + self.transfer_fen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +102,27 @@ class Launch:
     placement: Placement
     chosen: Candidate
     rejected: tuple[Candidate, ...] = ()
+
+    @property
+    def saved(self) -> Saved | None:
+        """What the choice spares against the best that was rejected, in another region if there is one; None = no choice.
+
+        Money is of the predicted time where it is known, data moved included; time is that of the devices, None = unknown.
+        """
+        elsewhere = [one for one in self.rejected if one.region != self.chosen.region]
+        other = next(iter(elsewhere or self.rejected), None)
+        if other is None:
+            return None
+        ms: int | None = other.transfer_ms - self.chosen.transfer_ms
+        if other.predicted_ms is not None or self.chosen.predicted_ms is not None:
+            ms = _less(other.predicted_ms, self.chosen.predicted_ms)
+        return Saved(
+            against=other.region,
+            pool=other.pool,
+            fen=other.paid_fen - self.chosen.paid_fen,
+            ms=ms,
+            carbon_g=_less(other.carbon_g, self.chosen.carbon_g),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,3 +168,7 @@ class Plan:
     waits: Sequence[Wait] = ()
     preempts: tuple[Preempt, ...] = ()
     migrations: tuple[Migration, ...] = ()
+
+
+def _less(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one - other

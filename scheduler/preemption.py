@@ -69,22 +69,59 @@ class Victim:
     protected: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """Leases that may stop, as columns in the order of their ids. cost: device ms lost; returns: borrowed devices it gives back.
+
+    Member k belongs to candidate `who[k]` (ascending) and gives devices, cpu and memory back to row `where[k]`.
+    """
+
+    cost: Ints
+    returns: Ints
+    who: Ints
+    where: Ints
+    devices: Ints
+    cpu: Ints
+    memory: Ints
+
+
 def victims(need: Need, free: Free, leases: Sequence[Victim]) -> tuple[Victim, ...] | None:
     """The leases to stop, by id, so that `need` fits: () when it fits already, None when no set of them suffices.
 
     Without any one of them the need would not be met. Of up to EXACT candidates the set is the cheapest there is (then the
     fewest leases, then the lowest ids); of more it is found greedily, row by row and lease by lease, and pruned.
     """
-    field = _Field(need, free, [lease for lease in leases if _may_stop(need, lease)])
+    able = sorted((lease for lease in leases if _may_stop(need, lease)), key=lambda one: one.lease)
+    found = stops(need, free, _columns(able))
+    return None if found is None else tuple(able[i] for i in found)
+
+
+def stops(need: Need, free: Free, candidates: Candidates) -> list[int] | None:
+    """The same by number: which of the candidates stop, ascending. rank and reclaims of the need are not looked at."""
+    field = _Field(need, free, candidates)
     if field.holds(field.none()):
-        return ()
+        return []
     if not field.holds(~field.none()):
         return None
-    if len(field.leases) <= EXACT and len(field.lack[0]) << len(field.leases) <= CELLS:
+    if field.size <= EXACT and len(field.lack[0]) << field.size <= CELLS:
         chosen = _cheapest(field)
     else:
         chosen = min((_prune(field, found) for found in (_by_lease(field), _by_row(field))), key=field.sort_key)
-    return tuple(field.leases[i] for i in np.flatnonzero(chosen).tolist())
+    return [int(i) for i in np.flatnonzero(chosen)]
+
+
+def _columns(leases: Sequence[Victim]) -> Candidates:
+    lengths = [len(v.rows) for v in leases]
+    who = np.repeat(np.arange(len(leases), dtype=np.int64), lengths)
+    return Candidates(
+        cost=np.array([v.cost_device_ms for v in leases], dtype=np.int64),
+        returns=np.array([sum(v.devices) if v.borrowed else 0 for v in leases], dtype=np.int64),
+        who=who,
+        where=np.fromiter(chain.from_iterable(v.rows for v in leases), dtype=np.int64, count=sum(lengths)),
+        devices=np.fromiter(chain.from_iterable(v.devices for v in leases), dtype=np.int64, count=sum(lengths)),
+        cpu=np.array([v.cpu_milli for v in leases], dtype=np.int64)[who],
+        memory=np.array([v.memory_bytes for v in leases], dtype=np.int64)[who],
+    )
 
 
 def cost(lease: RunningLease, now: datetime, default_interval_ms: int | None = None) -> int:
@@ -135,18 +172,12 @@ class _Field:
     first.
     """
 
-    def __init__(self, need: Need, free: Free, leases: list[Victim]) -> None:
+    def __init__(self, need: Need, free: Free, candidates: Candidates) -> None:
         self.need = need
-        self.leases = sorted(leases, key=lambda v: v.lease)
+        self.size = len(candidates.cost)
         usable = np.ones(len(free.devices), dtype=np.bool_) if free.usable is None else free.usable
-        lengths = [len(v.rows) for v in self.leases]
-        who = np.repeat(np.arange(len(self.leases), dtype=np.int64), lengths)
-        where = np.fromiter(chain.from_iterable(v.rows for v in self.leases), dtype=np.int64, count=sum(lengths))
-        given_by = (
-            np.fromiter(chain.from_iterable(v.devices for v in self.leases), dtype=np.int64, count=sum(lengths)),
-            np.array([v.cpu_milli for v in self.leases], dtype=np.int64)[who],
-            np.array([v.memory_bytes for v in self.leases], dtype=np.int64)[who],
-        )
+        who, where = candidates.who, candidates.where
+        given_by = (candidates.devices, candidates.cpu, candidates.memory)
         wants = ((need.count, free.devices), (need.cpu_milli, free.cpu_milli), (need.memory_bytes, free.memory_bytes))
         checked = [(r, wanted, had) for r, (wanted, had) in enumerate(wants) if had is not None and (wanted or r == 0)]
         fits = usable.copy()
@@ -162,7 +193,7 @@ class _Field:
             opens &= best <= 0
         rows = np.flatnonzero(opens)
         keep = opens[where]
-        self.costs = np.array([v.cost_device_ms for v in self.leases], dtype=np.int64)
+        self.costs, self.returns = candidates.cost, candidates.returns
         loss = self.costs[who] / np.maximum(given_by[0], 1)
         order = np.lexsort((who, loss, where))
         order = order[keep[order]]
@@ -171,7 +202,6 @@ class _Field:
         self.ends = np.searchsorted(self.where, np.arange(len(rows) + 1))
         self.lack: list[Ints] = [lack[rows] for lack in lacks]
         self.unit = [max(1, wanted) for _, wanted, _ in checked]
-        self.returns = np.array([sum(v.devices) if v.borrowed else 0 for v in self.leases], dtype=np.int64)
 
     def left(self, chosen: Flags) -> list[Ints]:
         """What each row still lacks of each resource once the chosen stop; 0 or less = nothing."""
@@ -193,7 +223,7 @@ class _Field:
         return self.open_rows(self.left(chosen)) >= self.need.nodes
 
     def none(self) -> Flags:
-        return np.zeros(len(self.leases), dtype=np.bool_)
+        return np.zeros(self.size, dtype=np.bool_)
 
     def sort_key(self, chosen: Flags) -> tuple[int, int, list[int]]:
         found = np.flatnonzero(chosen).tolist()
@@ -202,7 +232,7 @@ class _Field:
 
 def _cheapest(field: _Field) -> Flags:
     """All subsets at once: bit i of the subset's number says whether candidate i stops."""
-    n, rows = len(field.leases), len(field.lack[0])
+    n, rows = field.size, len(field.lack[0])
     bits = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
     opened = np.ones((1 << n, rows), dtype=np.bool_)
     for lack, what in zip(field.lack, field.what, strict=True):
@@ -221,7 +251,7 @@ def _by_lease(field: _Field) -> Flags:
     """One lease after another, each time the one whose loss per device that the need can use is the least."""
     chosen, rest = field.none(), field.left(field.none())
     part = _useful(field, rest, np.arange(len(field.who)))
-    useful = np.bincount(field.who, weights=part, minlength=len(field.leases))
+    useful = np.bincount(field.who, weights=part, minlength=field.size)
     of: list[Ints] = np.split(np.argsort(field.who, kind="stable"), np.cumsum(np.bincount(field.who)))
     while (missing := field.need.nodes - field.open_rows(rest)) > 0:
         able = (useful > 1e-9) & ~chosen

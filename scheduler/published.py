@@ -14,6 +14,7 @@ from adapters.accelerator import Origin
 from scheduler import cluster, jobfile, trace
 from scheduler.job import Objective, Priority
 from scheduler.plan import Plan
+from scheduler.regions import Saved
 from scheduler.snapshot import Snapshot
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -32,6 +33,7 @@ def snapshot_schema() -> Schema:
 def plan_schema() -> Schema:
     """Output of `yisuan plan`."""
     body = _object(Plan)
+    body["properties"]["launches"]["items"]["properties"]["saved"] = {"anyOf": [_of(Saved), {"type": "null"}]}
     body["properties"]["version"] = {"const": 1}
     body["required"] = ["version", *body["required"]]
     return {"$schema": DRAFT, "title": "yisuan plan, version 1", **body}

@@ -12,7 +12,7 @@ of Kueue (ClusterQueue: nominalQuota, borrowingLimit, lendingLimit), for one kin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from scheduler.snapshot import QueueQuota
@@ -136,6 +136,15 @@ class Standing:
             free = min(free, own + quota.borrowing_limit)
         return max(0, free)
 
+    def borrows(self, queue: str, devices: int, claims: Collection[str]) -> bool:
+        """With so many devices more it would hold above its nominal what a queue of its cohort, one of `claims`, lacks."""
+        quota = self._quotas.quota(queue)
+        if quota is None or quota.nominal_devices is None or quota.cohort is None:
+            return False
+        if self._used.get(queue, 0) + devices <= quota.nominal_devices:
+            return False
+        return any(other.name != queue and other.name in claims for other in self._quotas.cohort(queue))
+
     def take(self, queue: str, devices: int) -> None:
         """The queue uses so many more; fewer where `devices` is below 0."""
         quota = self._quotas.quota(queue)
@@ -144,6 +153,17 @@ class Standing:
         self._used[queue] = self._used.get(queue, 0) + devices
         if counted and quota and quota.cohort is not None:
             self._free[quota.cohort] += self._part(quota) - before
+
+    def cohort(self, queue: str) -> tuple[QueueQuota, ...]:
+        """As `Quotas.cohort`."""
+        return self._quotas.cohort(queue)
+
+    def owed(self, queue: str, devices: int) -> bool:
+        """So many more would be the queue's own, and are lent."""
+        quota = self._quotas.quota(queue)
+        if quota is None or quota.nominal_devices is None or quota.cohort is None:
+            return False
+        return self._used.get(queue, 0) + devices <= quota.nominal_devices
 
     def used(self) -> Mapping[str, int]:
         """Devices by queue, with what was taken."""

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapters.accelerator import Source
-from adapters.catalog import load_catalog
 from scheduler import regions
 from scheduler.clock import from_ms, to_ms
 from scheduler.decision import decide
 from scheduler.engine import Set, apply
 from scheduler.foresight import Start, Starts
 from scheduler.job import Alternative, JobId
-from scheduler.netcost import Cost, candidate, cost, predicted_ms
+from scheduler.netcost import Cost, candidate, cost, predicted_ms, watts
 from scheduler.node import Pool
 from scheduler.pending import Reasons
 from scheduler.placing import affordable
@@ -48,7 +46,8 @@ class Option:
     goes first and could run elsewhere does; latest: when every lease runs to its limit and all who go first start here and
     do so too; None = unknown. promised: nobody who comes later at the same priority can make it later than that.
     most: of the time limit; expected: of the predicted time, None = not predicted. transfer_ms, transfer_fen: of bringing
-    the inputs here, None = there is no link. done_ms: of the latest start and the predicted time, else the time limit.
+    the inputs here, None = there is no link; the devices are held meanwhile, so the predicted time has transfer_ms in it.
+    done: of the latest start, the transfer and the predicted time, else the time limit.
     energy_fen: of the electricity, part of the price and shown beside; energy_fen, carbon_g: None = unknown.
     """
 
@@ -140,9 +139,9 @@ def quote(
 ) -> Quote:
     """Of a job that is submitted now or waits already; neither the state nor any lease is changed.
 
-    region_facts: electricity by region; where a region has none its energy and carbon are unknown.
+    region_facts: electricity by region, beside what the state knows; where a region has none it is unknown.
     """
-    state = apply(state, [Set(job)])
+    state = apply(state, [Set(job), *(Set(one) for one in (region_facts or {}).values())])
     work = Workspace(state, policy)
     ways = [(way.alternative, way) for way in work.zone.ways(class_of(job))]
     others = _others(job, work)
@@ -155,13 +154,13 @@ def quote(
     plan = decide(_only(state, first), policy)
     assert isinstance(plan.waits, Waits), "decide returns them so"
     starts = Starts(state, policy, plan, plan.waits.work, _in_line(state, plan, first), job)
-    options = [_option(state, job, index, way, starts, region_facts or {}) for index, way in ways]
-    options += [_option(state, one, None, way, starts, region_facts or {}) for one, way in others]
+    options = [_option(state, job, index, way, starts) for index, way in ways]
+    options += [_option(state, one, None, way, starts) for one, way in others]
     launched, pending = _verdict(state, policy, job, first)
     if launched is not None:  # it starts now, where need be by the planner's stopping others
         place = next(i for i, one in enumerate(options) if (one.alternative, one.pool) == launched)
         options[place] = _begun(options[place], state.now)
-    best = _best(state, policy, job, launched, [one for one in options if not one.accepts])
+    best = _best(policy, job, launched, [one for one in options if not one.accepts])
     found = tuple(sorted(options, key=_rank))
     return Quote(
         now=state.now,
@@ -170,7 +169,7 @@ def quote(
         options=found,
         instead=_instead(best, found),
         pending=pending,
-        saved=_saved(state, best, found),
+        saved=_saved(best, found),
     )
 
 
@@ -240,24 +239,24 @@ def _option(
     alternative: int | None,
     way: Way,
     starts: Starts,
-    facts: Mapping[str, RegionFacts],
 ) -> Option:
-    pool, devices = way.pool, job.nodes * way.shape.count
+    pool, devices, near = way.pool, job.nodes * way.shape.count, starts.work.near
     profiles = starts.work.profiles
-    priced = candidate(job, way.alternative, pool, state.terms.get((job.firm, pool.id)), profiles)
+    priced = candidate(job, way.alternative, pool, state.terms.get((job.firm, pool.id)), profiles, near)
     terms = state.terms.get((job.firm, pool.id)) or _list_price(job, pool)
     draws = job.money.voucher == "auto"
-    expected_ms = predicted_ms(job, pool.model, devices, profiles)
+    runs_ms = predicted_ms(job, pool.model, devices, profiles)
     most = cost(terms, devices, job.time_limit_ms, share_permille=job.share_permille, draws=draws)
-    moved = regions.transfer(job.data, pool.region, state.links.values())
+    moved = near.network.transfer(job.data, pool.region)
+    moving_ms = moved[0] if moved else 0
     start, code = _start(job, way, priced, starts, moved)
+    duration = job.time_limit_ms if runs_ms is None else runs_ms
     ends = None
     if start.latest_ms is not None and moved is not None:
-        begins = max(start.latest_ms, starts.work.now_ms + moved[0])
-        ends = from_ms(begins + (job.time_limit_ms if expected_ms is None else expected_ms))
-    watts = _watts(pool, devices, job.share_permille)
-    begin = state.now if start.earliest_ms is None else from_ms(start.earliest_ms)
-    duration = job.time_limit_ms if expected_ms is None else expected_ms
+        ends = from_ms(start.latest_ms + moving_ms + duration)
+    power = watts(pool, devices, job.share_permille)
+    begin = from_ms((starts.work.now_ms if start.earliest_ms is None else start.earliest_ms) + moving_ms)
+    facts = near.facts.get(pool.region)
     return Option(
         alternative=alternative,
         pool=pool.id,
@@ -271,23 +270,27 @@ def _option(
         terms=terms,
         most=most,
         expected=None
-        if expected_ms is None
-        else cost(terms, devices, expected_ms, share_permille=job.share_permille, draws=draws),
+        if runs_ms is None
+        else cost(terms, devices, moving_ms + runs_ms, share_permille=job.share_permille, draws=draws),
         candidate=priced,
         transfer_ms=None if moved is None else moved[0],
         transfer_fen=None if moved is None else moved[1],
         done=ends,
-        energy_fen=regions.energy_fen(watts, begin, duration, facts.get(pool.region)),
-        carbon_g=regions.carbon_g(watts, duration, facts.get(pool.region)),
+        energy_fen=regions.energy_fen(power, begin, duration, facts),
+        carbon_g=regions.carbon_g(power, duration, facts),
     )
 
 
 def _begun(one: Option, now: datetime) -> Option:
-    begins = now + timedelta(milliseconds=one.transfer_ms or 0)
-    done = begins + timedelta(milliseconds=(one.expected or one.most).duration_ms)
-    if one.code == "NO_LINK":  # the planner does not look at inputs; without them there is nothing to run
-        return one
+    done = now + timedelta(milliseconds=(one.transfer_ms or 0) + _runs_ms(one))
     return replace(one, code=None, earliest=now, latest=now, promised=True, done=done)
+
+
+def _runs_ms(one: Option) -> int:
+    """How long it runs once its inputs are there: the predicted time, else the time limit."""
+    if one.expected is None:
+        return one.most.duration_ms
+    return one.expected.duration_ms - (one.transfer_ms or 0)
 
 
 def _start(
@@ -315,18 +318,6 @@ def _list_price(job: WaitingJob, pool: Pool) -> Terms:
     return Terms(firm=job.firm, pool=pool.id, price_fen_per_device_hour=price, rate_bp=0, room_fen=0)
 
 
-def _watts(pool: Pool, devices: int, share_permille: int) -> int | None:
-    """Power of the devices at the maker's figure (thermal design power of the package); None where there is none.
-
-    A device of a real inventory is one die of its package, a declared one the whole (metering.offer.listing_of).
-    """
-    chip = load_catalog().get(pool.model)
-    if chip is None or chip.tdp_watts is None:
-        return None
-    dies = chip.dies if pool.source is not Source.SIMULATED else 1
-    return round(chip.tdp_watts * devices * share_permille / (dies * 1000))
-
-
 # --- choice and comparison --------------------------------------------------------------------------------------------
 
 
@@ -344,24 +335,16 @@ def _verdict(
     return None, None if wait is None else wait.pending
 
 
-def _best(
-    state: State, policy: Policy, job: WaitingJob, launched: tuple[int, str] | None, asked: Sequence[Option]
-) -> Option | None:
-    """Where the planner launches it; else the earliest at the latest, the policy deciding among equals. Where its inputs
-    lie somewhere, the moving counts as well: `regions.order` decides among those that are free now, else among equals."""
+def _best(policy: Policy, job: WaitingJob, launched: tuple[int, str] | None, asked: Sequence[Option]) -> Option | None:
+    """Where the planner launches it; else the earliest at the latest, the policy deciding among equals."""
     able = [one for one in asked if one.code is None]
+    if launched is not None:
+        return next((one for one in able if (one.alternative, one.pool) == launched), None)
     place: dict[tuple[int | None, str], int] = {}
-    if job.data:
-        known = {(one.alternative, one.pool): found for one in able if (found := _regional(one)) is not None}
-        ranked = regions.order(known.values(), to_ms(state.now))
-        place = {key: ranked.index(found) for key, found in known.items()}
-    else:
-        if launched is not None:
-            return next((one for one in able if (one.alternative, one.pool) == launched), None)
-        if able:
-            chosen = policy.choose(job, [one.candidate for one in able])
-            place = {(one.alternative, one.pool): rank for rank, one in enumerate(chosen)}
-    far = datetime.max.replace(tzinfo=state.now.tzinfo)
+    if able:
+        chosen = policy.choose(job, [one.candidate for one in able])
+        place = {(one.alternative, one.pool): rank for rank, one in enumerate(chosen)}
+    far = datetime.max.replace(tzinfo=UTC)
     return min(able, key=lambda o: (o.latest or far, place.get((o.alternative, o.pool), len(place))), default=None)
 
 
@@ -403,12 +386,12 @@ def _less(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else other - one
 
 
-def _saved(state: State, best: Option | None, options: Sequence[Option]) -> Saved | None:
+def _saved(best: Option | None, options: Sequence[Option]) -> Saved | None:
     """Against the best of the other options that the job asks for, in another region if there is one."""
     known = {id(one): found for one in options if not one.accepts and (found := _regional(one)) is not None}
     if best is None or id(best) not in known:
         return None
-    return regions.saved(known[id(best)], known.values(), to_ms(state.now))
+    return regions.saved(known[id(best)], known.values())
 
 
 def _regional(one: Option) -> regions.Option | None:
@@ -421,7 +404,7 @@ def _regional(one: Option) -> regions.Option | None:
         transfer_ms=one.transfer_ms,
         transfer_fen=one.transfer_fen,
         start_ms=to_ms(one.latest),
-        duration_ms=(one.expected or one.most).duration_ms,
+        duration_ms=_runs_ms(one),
         energy_fen=one.energy_fen,
         carbon_g=one.carbon_g,
     )

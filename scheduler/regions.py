@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from scheduler.clock import to_ms
-from scheduler.snapshot import Link
+
+if TYPE_CHECKING:
+    from scheduler.snapshot import Link
 
 MS_PER_HOUR = 3_600_000
 CHINA_MS = 8 * MS_PER_HOUR  # electricity tariffs by hour run on UTC+8 in every province
@@ -25,6 +28,8 @@ class RegionFacts:
 
     price_micro_yuan_per_kwh: of each hour of the day, UTC+8; () = unknown. carbon_mg_per_kwh: average emission factor of the
     grid; None = unknown. pue_permille: energy of the site for each unit that its computers take, 1000 = no overhead.
+    energy_weight_permille: how much of the electricity counts in a choice beside the price of the devices; 0 = that price
+    holds it already, and it decides among equals alone. carbon_fen_per_t: what a tonne counts for in a choice; no bill has it.
     """
 
     region: str
@@ -33,6 +38,8 @@ class RegionFacts:
     carbon_mg_per_kwh: int | None = None
     carbon_source: str = ""
     pue_permille: int = 1000
+    energy_weight_permille: int = 0
+    carbon_fen_per_t: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for figures that cannot be, or that do not say where they come from."""
@@ -48,14 +55,26 @@ class RegionFacts:
             raise ValueError(f"{at}/carbon_mg_per_kwh: {self.carbon_mg_per_kwh} is below 0; nearest: 0")
         if self.pue_permille < 1000:
             raise ValueError(f"{at}/pue_permille: {self.pue_permille} is below 1000; nearest: 1000")
+        if not 0 <= self.energy_weight_permille <= 1000:
+            near = min(1000, max(0, self.energy_weight_permille))
+            raise ValueError(
+                f"{at}/energy_weight_permille: {self.energy_weight_permille} is not 0 to 1000; nearest: {near}"
+            )
+        if self.carbon_fen_per_t < 0:
+            raise ValueError(f"{at}/carbon_fen_per_t: {self.carbon_fen_per_t} is below 0; nearest: 0")
+
+    def weighed_fen(self, energy: int | None, grams: int | None) -> int:
+        """What this electricity and this carbon add to a choice, half up; what is unknown adds nothing."""
+        weighed = (energy or 0) * self.energy_weight_permille * 1000 + (grams or 0) * self.carbon_fen_per_t
+        return _half_up(weighed, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """Running one job in one region. net_fen: what the firm pays for the devices after the voucher.
 
-    start_ms: the instant the devices are there, without the data; energy_fen: of the electricity, part of the devices' price
-    and shown beside. energy_fen, carbon_g: None = unknown.
+    start_ms: when it has the devices; then its inputs come for transfer_ms and it runs for duration_ms. energy_fen: of the
+    electricity, part of the devices' price and shown beside. energy_fen, carbon_g: None = unknown.
     """
 
     region: str
@@ -81,34 +100,52 @@ class Saved:
     against: str
     pool: str
     fen: int
-    ms: int
+    ms: int | None
     carbon_g: int | None
+
+
+class Network:
+    """The links of a zone, ready for many questions. Of several links between two regions the fastest counts, then the
+    cheapest; a link of 0 megabit/s carries nothing."""
+
+    def __init__(self, links: Iterable[Link]) -> None:
+        self._best: dict[frozenset[str], Link] = {}
+        self._known: dict[tuple[tuple[tuple[str, int], ...], str], tuple[int, int] | None] = {}
+        for one in links:
+            if one.megabit_per_s > 0:
+                ends = frozenset((one.a, one.b))
+                best = min(self._best.get(ends, one), one, key=lambda k: (-k.megabit_per_s, k.price_fen_per_gib))
+                self._best[ends] = best
+
+    def transfer(self, data: Mapping[str, int], region: str) -> tuple[int, int] | None:
+        """As the function of that name, worked out once for the same data and region."""
+        key = (tuple(sorted(data.items())), region)
+        if key not in self._known:
+            self._known[key] = self._transfer(data, region)
+        return self._known[key]
+
+    def _transfer(self, data: Mapping[str, int], region: str) -> tuple[int, int] | None:
+        slowest, price = 0, 0
+        for source, size in data.items():
+            if size < 0:
+                raise ValueError(f"data/{source}: {size} bytes is below 0; nearest: 0")
+            if source == region or not size:
+                continue
+            link = self._best.get(frozenset((source, region)))
+            if link is None:
+                return None
+            slowest = max(slowest, -(-size * 8 // (link.megabit_per_s * 1000)))
+            price += size * link.price_fen_per_gib
+        return slowest, (2 * price + GIB) // (2 * GIB)
 
 
 def transfer(data: Mapping[str, int], region: str, links: Iterable[Link]) -> tuple[int, int] | None:
     """Milliseconds and fen of bringing the inputs to `region`; (0, 0) when all lie there, None when a link is missing.
 
     data: bytes by region. Links carry at once, so the time is that of the slowest; each is rounded up. The price is summed
-    over the links and rounded half up once. Of several links between two regions the fastest counts, then the cheapest. A
-    link of 0 megabit/s carries nothing.
+    over the links and rounded half up once.
     """
-    best: dict[frozenset[str], Link] = {}
-    for one in links:
-        if one.megabit_per_s > 0:
-            ends = frozenset((one.a, one.b))
-            best[ends] = min(best.get(ends, one), one, key=lambda k: (-k.megabit_per_s, k.price_fen_per_gib))
-    slowest, price = 0, 0
-    for source, size in data.items():
-        if size < 0:
-            raise ValueError(f"data/{source}: {size} bytes is below 0; nearest: 0")
-        if source == region or not size:
-            continue
-        link = best.get(frozenset((source, region)))
-        if link is None:
-            return None
-        slowest = max(slowest, -(-size * 8 // (link.megabit_per_s * 1000)))
-        price += size * link.price_fen_per_gib
-    return slowest, (2 * price + GIB) // (2 * GIB)
+    return Network(links).transfer(data, region)
 
 
 def carbon_g(device_w: int | None, ms: int, facts: RegionFacts | None) -> int | None:
@@ -140,12 +177,12 @@ def energy_fen(device_w: int | None, start: datetime, ms: int, facts: RegionFact
     return _half_up(device_w * facts.pue_permille * weighted, MS_PER_HOUR * 1000 * 1000 * 10_000)
 
 
-def finish_ms(option: Option, now_ms: int) -> int:
-    """When the job would be done: the data moves from now on, the devices wait for it."""
-    return max(option.start_ms, now_ms + option.transfer_ms) + option.duration_ms
+def finish_ms(option: Option) -> int:
+    """When the job would be done: its inputs come once it has the devices, which it holds meanwhile."""
+    return option.start_ms + option.transfer_ms + option.duration_ms
 
 
-def order(options: Iterable[Option], now_ms: int, carbon_fen_per_t: int = 0) -> tuple[Option, ...]:
+def order(options: Iterable[Option], carbon_fen_per_t: int = 0) -> tuple[Option, ...]:
     """The options, best first: what the firm pays (and, at a price, the carbon), then when it is done, then carbon and name.
 
     carbon_fen_per_t: what a tonne counts for in the choice; no bill has it. At a price an option whose carbon is unknown
@@ -158,16 +195,16 @@ def order(options: Iterable[Option], now_ms: int, carbon_fen_per_t: int = 0) -> 
     def key(option: Option) -> tuple[int, int, int, str, str]:
         grams = most if option.carbon_g is None else option.carbon_g
         weighed = option.total_fen * 1_000_000 + grams * carbon_fen_per_t
-        return weighed, finish_ms(option, now_ms), grams, option.region, option.pool
+        return weighed, finish_ms(option), grams, option.region, option.pool
 
     return tuple(sorted(found, key=key))
 
 
-def saved(chosen: Option, options: Iterable[Option], now_ms: int, carbon_fen_per_t: int = 0) -> Saved | None:
+def saved(chosen: Option, options: Iterable[Option], carbon_fen_per_t: int = 0) -> Saved | None:
     """What `chosen` saves against the best of the other options, in another region if there is one; None without others."""
     others = [o for o in options if (o.region, o.pool) != (chosen.region, chosen.pool)]
     elsewhere = [o for o in others if o.region != chosen.region]
-    ranked = order(elsewhere or others, now_ms, carbon_fen_per_t)
+    ranked = order(elsewhere or others, carbon_fen_per_t)
     if not ranked:
         return None
     other = ranked[0]
@@ -176,7 +213,7 @@ def saved(chosen: Option, options: Iterable[Option], now_ms: int, carbon_fen_per
         against=other.region,
         pool=other.pool,
         fen=other.total_fen - chosen.total_fen,
-        ms=finish_ms(other, now_ms) - finish_ms(chosen, now_ms),
+        ms=finish_ms(other) - finish_ms(chosen),
         carbon_g=None if unknown else (other.carbon_g or 0) - (chosen.carbon_g or 0),
     )
 

@@ -9,25 +9,28 @@ the models that serve them best, and short ones fill what is left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.round_program import Program, best
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-GAP = 1e-2  # relative optimality at which the integer program stops
-NODES = 200  # branches it may open: a bound on work, not on time, so that the answer does not depend on the machine
 FLOOR = 1e-6  # least relative value: a device that can serve anything is never left idle
+TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundProblem:
     """Option o is: job[o] on devices[o] devices of model[o], doing pace[o] > 0 of what remains of the job in a second.
 
-    Rows of age_s and held are jobs, numbered as in `job`; held: the option a job runs now, -1 = none. capacity: devices of
-    each model. round_s: how long the decision lasts; restart_s: lost when a job starts on another option than it held.
+    Rows of age_s, held, lost and queue are jobs, numbered as in `job`; held: the option a job runs now, -1 = none; lost: the
+    fraction of what remains that a job has done and would have to do again unless it stays there. capacity: devices of
+    each model, room: of each queue; queue -1 = no limit. round_s: how long the decision lasts; restart_s: what a job loses
+    that starts on another option than it held. () = nobody loses, no queue has a limit.
     """
 
     job: Ints
@@ -39,13 +42,28 @@ class RoundProblem:
     capacity: Ints
     round_s: float
     restart_s: float = 0.0
+    lost: Floats = field(default_factory=lambda: np.zeros(0))
+    queue: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    room: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
+        jobs = len(self.held)
+        if not len(self.lost):
+            object.__setattr__(self, "lost", np.zeros(jobs))
+        if not len(self.queue):
+            object.__setattr__(self, "queue", np.full(jobs, -1, dtype=np.int64))
         for name in ("model", "devices", "pace"):
             if len(getattr(self, name)) != len(self.job):
                 raise ValueError(f"{name}: {len(getattr(self, name))} rows, expected {len(self.job)}, one per option")
-        if len(self.age_s) != len(self.held):
-            raise ValueError(f"age_s: {len(self.age_s)} rows, expected {len(self.held)}, one per job")
+        for name in ("age_s", "lost", "queue"):
+            if len(getattr(self, name)) != jobs:
+                raise ValueError(f"{name}: {len(getattr(self, name))} rows, expected {jobs}, one per job")
+        if len(self.devices) and self.devices.min() < 0:
+            raise ValueError(f"devices: {self.devices.min()} must be at least 0")
+        if jobs and not -1 <= self.queue.min() <= self.queue.max() < len(self.room):
+            raise ValueError(f"queue: {self.queue.max()} has no room; {len(self.room)} are given")
+        if jobs and (self.lost.min() < 0 or self.lost.max() > 1):
+            raise ValueError(f"lost: {self.lost.min()} to {self.lost.max()} must be fractions from 0 to 1")
         if len(self.pace) and not (np.isfinite(self.pace).all() and (self.pace > 0).all()):
             raise ValueError(f"pace: {self.pace.min()} must be finite and above 0; leave such options out")
         if self.round_s <= 0 or not 0 <= self.restart_s < self.round_s:
@@ -70,24 +88,29 @@ class RoundWeights:
 
 
 def allocate(problem: RoundProblem, weights: RoundWeights | None = None) -> Ints:
-    """Per job the option it runs in the coming round, -1 = none: at most one each, devices of no model exceeded, and no
-    job left out whose devices stay free. Equal input gives equal output."""
+    """Per job the option it runs in the coming round, -1 = none: at most one each, devices of no model and of no queue
+    exceeded, and no job left out whose devices stay free to it. Equal input gives equal output."""
     jobs = len(problem.held)
-    fits = problem.devices <= problem.capacity[problem.model] if len(problem.job) else np.zeros(0, dtype=np.bool_)
+    fits = problem.devices <= np.minimum(problem.capacity[problem.model], limit_of(problem))
     if not fits.any():
         return np.full(jobs, -1, dtype=np.int64)
     kept = np.flatnonzero(fits)
     if len(kept) < len(problem.job):  # a gang larger than the model is cannot run there, whatever it is worth
         where = np.full(len(problem.job) + 1, -1, dtype=np.int64)
         where[kept] = np.arange(len(kept))
-        smaller = RoundProblem(
-            job=problem.job[kept], model=problem.model[kept], devices=problem.devices[kept], pace=problem.pace[kept],
-            age_s=problem.age_s, held=where[problem.held], capacity=problem.capacity, round_s=problem.round_s,
-            restart_s=problem.restart_s,
+        smaller = replace(
+            problem, job=problem.job[kept], model=problem.model[kept], devices=problem.devices[kept],
+            pace=problem.pace[kept], held=where[problem.held],
         )  # fmt: skip
         found = allocate(smaller, weights)
         return np.where(found >= 0, kept[found], -1)
     return pick(problem, values(problem, weights or RoundWeights()))
+
+
+def limit_of(problem: RoundProblem) -> Ints:
+    """Devices that the queue of each option may hold."""
+    queue = problem.queue[problem.job]
+    return np.where(queue >= 0, np.append(problem.room, 0)[queue], np.iinfo(np.int64).max)
 
 
 def makespan(problem: RoundProblem) -> tuple[float, Floats]:
@@ -122,55 +145,30 @@ def values(problem: RoundProblem, weights: RoundWeights) -> Floats:
     """What running each option for the coming round is worth: the fraction of the job done x the job's weight."""
     jobs = len(problem.held)
     horizon, held_up = makespan(problem)
-    best, work = np.zeros(jobs), np.full(jobs, np.inf)
-    np.maximum.at(best, problem.job, problem.pace)
+    fastest, work = np.zeros(jobs), np.full(jobs, np.inf)
+    np.maximum.at(fastest, problem.job, problem.pace)
     np.minimum.at(work, problem.job, problem.devices / problem.pace)
-    present = best > 0
+    present = fastest > 0
     share = held_up * (present.sum() / held_up.sum())
     length, size = np.zeros(jobs), np.zeros(jobs)
-    length[present] = 1 / (best[present] * horizon)
-    size[present] = work[present] / work[present].mean()
+    length[present] = 1 / (fastest[present] * horizon)
+    size[present] = work[present] / max(float(work[present].mean()), TINY)  # without devices nothing is large
     age = (problem.age_s - problem.age_s.min()) / horizon
     weight = 1 + weights.makespan * share + weights.giant * size * length**weights.giant_power + weights.age * age**2
     stays = problem.held[problem.job] == np.arange(len(problem.job))
     seconds = problem.round_s - problem.restart_s * ~stays
-    done = np.minimum(problem.pace * seconds, 1.0)
+    done = np.minimum(problem.pace * seconds + problem.lost[problem.job] * stays, 1.0)
     return np.asarray(done * weight[problem.job] * np.where(stays, 1 + weights.keep, 1.0))
 
 
 def pick(problem: RoundProblem, value: Floats) -> Ints:
-    """The options worth most together, at most one per job, within the devices: an integer program (HiGHS)."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import coo_array
-
-    options, jobs, models = len(problem.job), len(problem.held), len(problem.capacity)
-    index = np.arange(options)
-    rows = np.concatenate([problem.job, jobs + problem.model])
-    entries = np.concatenate([np.ones(options), problem.devices.astype(np.float64)])
-    limits = coo_array((entries, (rows, np.concatenate([index, index]))), shape=(jobs + models, options)).tocsr()
-    bound = np.concatenate([np.ones(jobs), problem.capacity.astype(np.float64)])
-    worth = np.maximum(value / value.max(), FLOOR)
-    found = milp(
-        -worth, constraints=LinearConstraint(limits, -np.inf, bound), bounds=Bounds(0, 1),
-        integrality=np.ones(options), options={"mip_rel_gap": GAP, "node_limit": NODES},
+    """Per job the option it takes, -1 = none: those worth most together."""
+    program = Program(
+        job=problem.job, model=problem.model, devices=problem.devices, queue=problem.queue[problem.job],
+        worth=np.maximum(value / value.max(), FLOOR), jobs=len(problem.held), capacity=problem.capacity,
+        room=problem.room,
     )  # fmt: skip
-    choice = np.full(jobs, -1, dtype=np.int64)
-    if found.x is not None:
-        taken = np.flatnonzero(found.x > 0.5)
-        choice[problem.job[taken]] = taken
-    return fill(problem, worth, choice)
-
-
-def fill(problem: RoundProblem, worth: Floats, choice: Ints) -> Ints:
-    """The same choice with what still fits in the free devices, most worth per device first."""
-    choice = choice.copy()
-    running = choice[choice >= 0]
-    free = problem.capacity - np.bincount(
-        problem.model[running], weights=problem.devices[running], minlength=len(problem.capacity)
-    ).astype(np.int64)
-    for option in np.lexsort((np.arange(len(worth)), -worth / problem.devices)).tolist():
-        job, model, devices = int(problem.job[option]), int(problem.model[option]), int(problem.devices[option])
-        if choice[job] < 0 and devices <= free[model]:
-            choice[job] = option
-            free[model] -= devices
+    choice = np.full(len(problem.held), -1, dtype=np.int64)
+    taken = best(program)
+    choice[problem.job[taken]] = taken
     return choice

@@ -92,6 +92,9 @@ devices = Table(
     Column("source", String, nullable=False),
     Column("evidence_level", Integer, nullable=False),
     Column("problems", Text, nullable=False, server_default=text("'[]'")),
+    Column("health_code", String),
+    Column("partition", Text),  # {kind, parent_uuid, profile} of a part, None for a whole device
+    Column("leasable", Integer, nullable=False, server_default=text("1")),  # 0: jobs get its parts, or it has gone
 )
 
 queues = Table(
@@ -125,6 +128,11 @@ jobs = Table(
     Column("ended_at_ms", BigInteger),
     Column("exit_code", Integer),
     Column("cause", String),
+    Column("held_by", String),  # who holds it back, a role; a job that may start has none
+    Column("deadline_at_ms", BigInteger),
+    Column("array_id", String, index=True),  # the id its elements share
+    Column("array_index", Integer),
+    Column("array_parallel", Integer),  # how many of them may hold devices at once
 )
 
 job_events = Table(
@@ -210,6 +218,43 @@ usage_records = Table(
 # One start per lease and kind: metering the same stretch twice is refused by the database.
 Index("usage_once", usage_records.c.lease, usage_records.c.kind, usage_records.c.start_ms, unique=True)
 
+job_progress = Table(  # what a job last said of itself; learnt_*: up to where its throughput was learnt
+    "job_progress",
+    metadata,
+    Column("job", String, ForeignKey("jobs.id"), primary_key=True),
+    Column("lease", String, ForeignKey("leases.id"), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("steps", BigInteger, nullable=False),
+    Column("total_steps", BigInteger),
+    Column("checkpointed_at_ms", BigInteger),
+    Column("checkpointed_steps", BigInteger),
+    Column("learnt_at_ms", BigInteger, nullable=False),
+    Column("learnt_steps", BigInteger, nullable=False),
+)
+
+throughputs = Table(
+    "throughputs",
+    metadata,
+    Column("firm", String, primary_key=True),
+    Column("workload", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("devices", Integer, primary_key=True),
+    Column("steps_per_ks", BigInteger, nullable=False),
+    Column("source", String, nullable=False),
+    Column("error_permille", Integer),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+lease_moves = Table(  # a lease that stops so that its job goes on elsewhere; over: it has, or it could not
+    "lease_moves",
+    metadata,
+    Column("lease", String, ForeignKey("leases.id"), primary_key=True),
+    Column("members", Text, nullable=False),
+    Column("moved", Integer, nullable=False),
+    Column("asked_at_ms", BigInteger, nullable=False),
+    Column("over", Integer, nullable=False, server_default=text("0")),
+)
+
 samples = Table(
     "samples",
     metadata,
@@ -220,6 +265,17 @@ samples = Table(
     Column("memory_used_bytes", BigInteger),
     Column("power_watts", Float),
     Column("temperature_celsius", Float),
+    Column("more", Text),  # the other readings that are known, as JSON by their names
+)
+
+device_events = Table(  # what drivers said of devices: XIDs and their like
+    "device_events",
+    metadata,
+    Column("device", String, primary_key=True),
+    Column("at_ms", BigInteger, primary_key=True),
+    Column("code", String, primary_key=True),
+    Column("severity", String),
+    Column("text", Text),
 )
 
 CHAINED = {"job_events": job_events, "usage_records": usage_records}

@@ -9,6 +9,7 @@ from datetime import datetime
 from scheduler.job import FirmId, JobId, Money, Priority, Request
 from scheduler.lease import LeaseId, Member
 from scheduler.node import Node, NodeId, Pool, PoolId
+from scheduler.regions import RegionFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +167,7 @@ class Snapshot:
     """One consistent view. version: the store's counter a plan is `based_on`. Order of the tuples has no meaning.
 
     mix: the recent demand that packing leaves room for. migrations: how many running members the plan may move.
+    regions: what electricity costs and emits in each; without an entry it is unknown.
     """
 
     version: int
@@ -181,3 +183,4 @@ class Snapshot:
     maintenance: tuple[Maintenance, ...] = ()
     links: tuple[Link, ...] = ()
     migrations: int = 0
+    regions: tuple[RegionFacts, ...] = ()

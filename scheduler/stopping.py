@@ -13,11 +13,12 @@ from scheduler.refusal import Refusal
 
 
 def stop_cause(
-    lease: Mapping[Any, Any], job: Mapping[Any, Any], seen: Observation, spent: Refusal | None
+    lease: Mapping[Any, Any], job: Mapping[Any, Any], seen: Observation, spent: Refusal | None, now_ms: int
 ) -> Cause | None:
     """Why the lease must stop; None when it may go on. What was said first stands.
 
     A gang is whole or over: one member gone, or ended badly, ends the rest. spent: the budget's word, if it has one.
+    now_ms: wall time, which is what a deadline is given in.
     """
     if lease["stop_requested_at_ms"] is not None:
         return Cause(lease["stop_cause"])
@@ -27,7 +28,14 @@ def stop_cause(
         return Cause.EXITED
     if job["cancel_requested_at_ms"] is not None:
         return Cause.CANCELLED
+    if overdue(job, now_ms):
+        return Cause.DEADLINE
     return Cause.BUDGET_EXHAUSTED if spent is not None else None
+
+
+def overdue(job: Mapping[Any, Any], now_ms: int) -> bool:
+    """Whether the job's deadline has come. A job without one is never overdue."""
+    return job["deadline_at_ms"] is not None and now_ms >= job["deadline_at_ms"]
 
 
 def grace_of(spec: JobSpec) -> int:
@@ -46,7 +54,7 @@ def goes_on(
     """Whether the job waits again now that its lease has ended.
 
     A preempted job always does: the platform took its turn away. One whose node failed does as often as its `retry`
-    allows node_fail. A job that somebody cancelled does not.
+    allows node_fail. A job that somebody cancelled does not. One whose deadline has come waits again only to end there.
     """
     if job["cancel_requested_at_ms"] is not None:
         return False

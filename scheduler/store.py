@@ -1,4 +1,4 @@
-"""Store of the work side: pools, nodes, jobs and the lease journal. Every function takes an open transaction.
+"""Store of the work side: jobs and the lease journal. Every function takes an open transaction.
 
 The lease journal is the spine: `reserve` takes devices and money together or not at all.
 """
@@ -6,44 +6,31 @@ The lease journal is the spine: `reserve` takes devices and money together or no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
-from adapters.accelerator import Accelerator
 from adapters.chain import canonical
-from adapters.sample import Sample
 from scheduler import journal
 from scheduler.clock import to_ms
 from scheduler.job import JobId, JobSpec
-from scheduler.jobfile import canonical_form, from_canonical, spec_hash
+from scheduler.jobfile import canonical_form, elements_of, from_canonical, spec_hash
 from scheduler.lease import Cause, Lease, LeaseId
 from scheduler.lifecycle import Event, State, advance
 from scheduler.plan import Launch, Pending, PendingKind
 from scheduler.ports import Budget, Held
 from scheduler.refusal import Refusal
-from scheduler.schema import (
-    counters,
-    devices,
-    job_events,
-    jobs,
-    lease_devices,
-    leases,
-    nodes,
-    pools,
-    queues,
-    samples,
-    usage_records,
-)
+from scheduler.schema import counters, job_events, jobs, lease_devices, leases, nodes, pools, usage_records
+from scheduler.stopping import overdue
 from scheduler.usage import UsageRecord
 
 VERSION = "snapshot_version"
+OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,215 +46,77 @@ def text_of(value: Any) -> str:
     return canonical(value).decode()
 
 
-# --- places -------------------------------------------------------------------------------------------------------
-
-
-def add_pool(
-    tx: Connection,
-    *,
-    id: str,  # noqa: A002 - the column's name
-    provider: str,
-    site: str,
-    region: str,
-    backend: str,
-    vendor: str,
-    model: str,
-    source: str,
-    price_fen_per_device_hour: int,
-    now: datetime,
-) -> Refusal | None:
-    """The pool exists afterwards; adding an equal one again changes nothing, another under its id is refused."""
-    wanted = {
-        "id": id,
-        "provider": provider,
-        "site": site,
-        "region": region,
-        "backend": backend,
-        "vendor": vendor,
-        "model": model,
-        "source": source,
-    }
-    row = tx.execute(select(pools).where(pools.c.id == id)).mappings().first()
-    if row is not None:
-        different = sorted(k for k, v in wanted.items() if row[k] != v)
-        return Refusal(code="POOL_EXISTS", facts={"pool": id, "different": different}) if different else None
-    tx.execute(
-        insert(pools).values(**wanted, price_fen_per_device_hour=price_fen_per_device_hour, created_at_ms=to_ms(now))
-    )
-    touch(tx)
-    return None
-
-
-def add_node(
-    tx: Connection,
-    *,
-    id: str,  # noqa: A002 - the column's name
-    pool: str,
-    devices: Sequence[Accelerator],
-    now: datetime,
-    cpu_milli: int | None = None,
-    memory_bytes: int | None = None,
-    rack: str | None = None,
-) -> Refusal | None:
-    """The node and its devices exist afterwards. A device known under another node is refused: serials are unique."""
-    if tx.execute(select(pools.c.id).where(pools.c.id == pool)).first() is None:
-        return Refusal(code="POOL_UNKNOWN", facts={"pool": pool})
-    row = tx.execute(select(nodes.c.pool).where(nodes.c.id == id)).first()
-    if row is not None and row.pool != pool:
-        return Refusal(code="NODE_EXISTS", facts={"node": id, "pool": row.pool})
-    elsewhere = _devices_elsewhere(tx, id, [d.uuid for d in devices])
-    if elsewhere:
-        return Refusal(code="DEVICE_ELSEWHERE", facts={"node": id, "devices": elsewhere})
-    if row is None:
-        tx.execute(
-            insert(nodes).values(
-                id=id, pool=pool, cpu_milli=cpu_milli, memory_bytes=memory_bytes, rack=rack, created_at_ms=to_ms(now)
-            )
-        )
-    _put_devices(tx, id, devices)
-    tx.execute(update(nodes).where(nodes.c.id == id).values(heartbeat_at_ms=to_ms(now)))
-    touch(tx)
-    return None
-
-
-def heartbeat(tx: Connection, node: str, inventory: Sequence[Accelerator], at: datetime) -> Refusal | None:
-    """The node was alive at `at` and held these devices; an unknown node, or a device of another one, is refused."""
-    if tx.execute(select(nodes.c.id).where(nodes.c.id == node)).first() is None:
-        return Refusal(code="NODE_UNKNOWN", facts={"node": node})
-    elsewhere = _devices_elsewhere(tx, node, [d.uuid for d in inventory])
-    if elsewhere:
-        return Refusal(code="DEVICE_ELSEWHERE", facts={"node": node, "devices": elsewhere})
-    _put_devices(tx, node, inventory)
-    tx.execute(update(nodes).where(nodes.c.id == node).values(heartbeat_at_ms=to_ms(at)))
-    return None
-
-
-def set_schedulable(tx: Connection, node: str, schedulable: bool, now: datetime) -> Refusal | None:
-    """The planner uses the node (again), or leaves it out; running leases stay."""
-    done = tx.execute(update(nodes).where(nodes.c.id == node).values(schedulable=int(schedulable)))
-    if done.rowcount == 0:
-        return Refusal(code="NODE_UNKNOWN", facts={"node": node, "at": to_ms(now)})
-    touch(tx)
-    return None
-
-
-def set_queue(tx: Connection, name: str, nominal_devices: int | None) -> None:
-    """The queue may always have nominal_devices, and in no cohort no more; None lifts the limit."""
-    upsert(tx, queues, {"name": name, "nominal_devices": nominal_devices}, key=("name",))
-    touch(tx)
-
-
-def set_cohort(
-    tx: Connection,
-    name: str,
-    *,
-    cohort: str | None,
-    borrowing_limit: int | None = None,
-    lending_limit: int | None = None,
-    weight: int = 1,
-) -> Refusal | None:
-    """The queue lends to and borrows from the others of its cohort within these limits (None: all); weight: of its share.
-
-    A queue nobody set is refused; ValueError names a weight below 1 or a limit below 0.
-    """
-    if weight < 1:
-        raise ValueError(f"weight: must be 1 or more, not {weight}; nearest: 1")
-    for field, limit in (("borrowing_limit", borrowing_limit), ("lending_limit", lending_limit)):
-        if limit is not None and limit < 0:
-            raise ValueError(f"{field}: must be 0 or more, not {limit}; nearest: 0")
-    values = {"borrowing_limit": borrowing_limit, "lending_limit": lending_limit, "weight": weight}
-    done = tx.execute(update(queues).where(queues.c.name == name).values(cohort=cohort, **values))
-    if done.rowcount == 0:
-        return Refusal(code="QUEUE_UNKNOWN", facts={"queue": name})
-    touch(tx)
-    return None
-
-
-def add_samples(tx: Connection, batch: Sequence[Sample]) -> int:
-    """Keep readings of known devices, one row per (device, instant); returns how many rows were new."""
-    known = set(tx.execute(select(devices.c.uuid)).scalars())
-    values = [
-        {
-            "device": s.uuid,
-            "at_ms": to_ms(s.at),
-            "utilisation_ratio": s.utilisation_ratio,
-            "utilisation_semantics": s.utilisation_semantics,
-            "memory_used_bytes": s.memory_used_bytes,
-            "power_watts": s.power_watts,
-            "temperature_celsius": s.temperature_celsius,
-        }
-        for s in batch
-        if s.uuid in known
-    ]
-    if not values:
-        return 0
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    return max(0, tx.execute(make(samples).on_conflict_do_nothing(), values).rowcount)
-
-
-def _devices_elsewhere(tx: Connection, node: str, uuids: Sequence[str]) -> list[str]:
-    found = tx.execute(select(devices.c.uuid).where(devices.c.uuid.in_(uuids), devices.c.node != node)).scalars()
-    return sorted(found)
-
-
-def _put_devices(tx: Connection, node: str, inventory: Sequence[Accelerator]) -> None:
-    for device in inventory:
-        upsert(
-            tx,
-            devices,
-            {
-                "uuid": device.uuid,
-                "node": node,
-                "idx": device.index,
-                "vendor": device.vendor,
-                "model": device.model,
-                "model_raw": device.model_raw,
-                "serial": device.serial,
-                "pci_bdf": device.pci_bdf,
-                "visible_id": device.visible_id,
-                "memory_total_bytes": device.memory_total_bytes,
-                "driver_version": device.driver_version,
-                "health": device.health.value,
-                "source": device.source.value,
-                "evidence_level": int(device.evidence_level),
-                "problems": text_of(list(device.problems)),
-            },
-            key=("uuid",),
-        )
-
-
-def upsert(tx: Connection, table: Any, values: Mapping[str, Any], *, key: tuple[str, ...]) -> None:
-    """Insert, or update the row of that key, on SQLite and PostgreSQL."""
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    rest = {k: v for k, v in values.items() if k not in key}
-    statement = make(table).values(**values)
-    tx.execute(
-        statement.on_conflict_do_update(index_elements=list(key), set_=rest)
-        if rest
-        else statement.on_conflict_do_nothing()
-    )
-
-
 # --- jobs ---------------------------------------------------------------------------------------------------------
 
 
-def submit(tx: Connection, *, job: JobId, firm: str, spec: JobSpec, now: datetime) -> None:
-    """The job waits in its queue; its canonical form and hash are what the bill will cite."""
-    tx.execute(
-        insert(jobs).values(
-            id=job,
-            name=spec.name,
-            firm=firm,
-            queue=spec.queue,
-            priority=spec.priority.value,
-            spec=text_of(canonical_form(spec)),
-            spec_sha256=spec_hash(spec),
-            submitted_at_ms=to_ms(now),
-            state=State.SUBMITTED.value,
+def submit(tx: Connection, *, job: JobId, firm: str, spec: JobSpec, now: datetime) -> tuple[JobId, ...]:
+    """The job waits in its queue; its canonical form and hash are what the bill will cite. Returns the ids that wait.
+
+    Of an array each element waits as a job of its own, `<job>-<index>` with as many digits as the last has; `job` is then
+    the id they share, and no job has it.
+    """
+    ids = []
+    for index, name, element in elements_of(job, spec):
+        tx.execute(
+            insert(jobs).values(
+                id=name,
+                name=element.name,
+                firm=firm,
+                queue=element.queue,
+                priority=element.priority.value,
+                spec=text_of(canonical_form(element)),
+                spec_sha256=spec_hash(element),
+                submitted_at_ms=to_ms(now),
+                state=State.SUBMITTED.value,
+                deadline_at_ms=to_ms(element.deadline) if element.deadline else None,
+                array_id=job if spec.array else None,
+                array_index=index,
+                array_parallel=spec.array.parallel if spec.array else None,
+            )
         )
-    )
-    _tell(tx, job, None, now, "submitted", None, State.SUBMITTED, {})
+        facts = {"array": job, "index": index} if spec.array else {}
+        _tell(tx, name, None, now, "submitted", None, State.SUBMITTED, facts)
+        ids.append(name)
     touch(tx)
+    return tuple(ids)
+
+
+def array_jobs(tx: Connection, array: str) -> list[RowMapping]:
+    """The elements of an array in order; [] where no array has this id."""
+    query = select(jobs).where(jobs.c.array_id == array).order_by(jobs.c.array_index)
+    return list(tx.execute(query).mappings())
+
+
+def hold_back(tx: Connection, job: JobId, by: str, now: datetime) -> Refusal | None:
+    """A waiting job starts only when it is let go. by: the role that holds it. Repeating is harmless.
+
+    An operator's hold takes the place of a firm's. A job that has devices or has ended is refused.
+    """
+    row = job_row(tx, job)
+    if row is None:
+        return Refusal(code="JOB_UNKNOWN", facts={"job": job})
+    state = State(row["state"])
+    if state not in (State.SUBMITTED, State.PENDING):
+        return Refusal(code="JOB_NOT_WAITING", facts={"job": job, "state": state.value})
+    if row["held_by"] in (by, OPERATOR):
+        return None
+    move(tx, job, Event.HELD, now, facts={"by": by}, held_by=by)
+    return None
+
+
+def let_go(tx: Connection, job: JobId, by: str, now: datetime) -> Refusal | None:
+    """The job may start again; one that nobody holds stays as it is. What an operator holds only an operator lets go."""
+    row = job_row(tx, job)
+    if row is None:
+        return Refusal(code="JOB_UNKNOWN", facts={"job": job})
+    if row["held_by"] is None:
+        return None
+    if row["held_by"] == OPERATOR and by != OPERATOR:
+        return Refusal(code="JOB_HELD_BY_OPERATOR", facts={"job": job})
+    if State(row["state"]).terminal:
+        return Refusal(code="JOB_ENDED", facts={"job": job, "state": row["state"]})
+    move(tx, job, Event.LET_GO, now, facts={"by": by}, held_by=None)
+    return None
 
 
 def request_cancel(tx: Connection, job: JobId, now: datetime) -> Refusal | None:
@@ -293,6 +142,12 @@ def job_row(tx: Connection, job: str) -> RowMapping | None:
 
 def spec_of(row: Mapping[Any, Any]) -> JobSpec:
     return from_canonical(json.loads(row["spec"]))
+
+
+@lru_cache(maxsize=1 << 14)
+def parsed(text: str) -> JobSpec:
+    """The job of a stored canonical form; what is asked for often is parsed once."""
+    return spec_of({"spec": text})
 
 
 def story(tx: Connection, job: str) -> tuple[dict[str, Any], ...]:
@@ -405,6 +260,10 @@ def _reserve(
     job = tx.execute(select(jobs).where(jobs.c.id == lease.job)).mappings().one()
     if State(job["state"]) not in (State.SUBMITTED, State.PENDING) or job["cancel_requested_at_ms"] is not None:
         return Conflict(job=lease.job, what=f"job is {job['state']}")
+    if job["held_by"] is not None:
+        return Conflict(job=lease.job, what=f"job is held by {job['held_by']}")
+    if overdue(job, to_ms(now)):
+        return Conflict(job=lease.job, what="its deadline has come")
     where = {member.node: member for member in launch.placement.members}
     usable = tx.execute(select(nodes.c.id).where(nodes.c.id.in_(list(where)), nodes.c.schedulable == 1)).scalars()
     missing = sorted(set(where) - set(usable))
@@ -454,6 +313,7 @@ def _reserve(
             "pool": lease.placement.pool,
             "model": lease.placement.model,
             "devices": lease.placement.device_count,
+            "members": len(lease.placement.members),
             "price_fen_per_device_hour": lease.price_fen_per_device_hour,
             "gross_fen": launch.chosen.gross_fen,
             "net_fen": launch.chosen.net_fen,

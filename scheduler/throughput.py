@@ -2,12 +2,13 @@
 
 The three sources do not mix by rank alone: each is a number with an error. A reported interval is an observation of the
 logarithm of the rate with a known spread; the update weighs it against what was known by precision (1 / variance), the
-conjugate normal update with known observation variance. A measured profile has a small error and moves little; a
-catalogue prior has a large one and is soon forgotten.
+conjugate normal update with known observation variance. A catalogue prior has a large error and is soon forgotten; a
+measured profile stands until somebody measures again.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,9 @@ def look_up(table: Table, workload: str, model: str, devices: int) -> Throughput
     )  # fmt: skip
 
 
-def prior(table: Table, workload: str, model: str, devices: int, flops: Mapping[str, int | None]) -> Throughput | None:
+def prior(
+    table: Table, workload: str, model: str, devices: int, flops: Mapping[str, float | None]
+) -> Throughput | None:
     """A guess for a model never tried: the workload's rate elsewhere x the ratio of the models' peak FLOPS.
 
     flops: per model, of the catalogue and in one unit, None = unknown. Of several known models the guesses are averaged by
@@ -117,26 +120,60 @@ def prior(table: Table, workload: str, model: str, devices: int, flops: Mapping[
     )  # fmt: skip
 
 
-def update(table: Table, seen: Observation) -> dict[Key, Throughput]:
-    """The table after one observation; the one given is left as it is. Row and observation are weighed by precision on the
-    logarithm of the rate; the row becomes `learnt`. No steps at all say nothing about the rate and change nothing."""
-    after = dict(table)
-    if seen.steps == 0:
-        return after
-    key = (seen.workload, seen.model, seen.devices)
-    rate = seen.steps * 1_000_000 / seen.elapsed_ms
-    spread = OBSERVED_PERMILLE * math.sqrt(REFERENCE_MS / seen.elapsed_ms)
-    known = table.get(key) or look_up(table, *key)
-    if known is None or known.steps_per_ks <= 0:
+def estimate(
+    table: Table, workload: str, model: str, devices: int, flops: Mapping[str, float | None] | None = None
+) -> Throughput | None:
+    """The best that is known: the row itself, else another size on the model, else the catalogue's prior (flops: `peaks`).
+
+    The row says by its source and error how far to trust it; steps_per_ks 0 = measured not to run there. None = unknown.
+    """
+    found = look_up(table, workload, model, devices)
+    return found if found is not None else prior(table, workload, model, devices, peaks() if flops is None else flops)
+
+
+@functools.cache
+def peaks() -> Mapping[str, float | None]:
+    """Peak dense FP16 in TFLOPS of every model of the catalogue, None = not stated."""
+    from adapters.catalog import load_catalog
+
+    return {chip.model: chip.fp16_tflops for chip in load_catalog()}
+
+
+def learn(throughput: Throughput | None, observed: Observation) -> Throughput | None:
+    """What is known of (workload, model, devices) after one report: the row to store in place of `throughput`.
+
+    throughput: what was known of these three before, None = nothing; start with `estimate`, so that a prior counts. Both are
+    weighed by precision on the logarithm of the rate, and the answer is `learnt` with its error in permille. A measured row is
+    returned as it is: a profile overrides what jobs report. No steps say nothing about the rate: the answer is `throughput`.
+    Reports of one interval count once: give steps and time since the report before, start-up left out, never totals.
+    Raises ValueError when `throughput` is of another workload, model or number of devices than the report.
+    """
+    key = (observed.workload, observed.model, observed.devices)
+    if throughput is not None and (throughput.workload, throughput.model, throughput.devices) != key:
+        known = (throughput.workload, throughput.model, throughput.devices)
+        raise ValueError(f"throughput: {known} is not of what was observed, {key}")
+    if observed.steps == 0 or (throughput is not None and throughput.source == MEASURED):
+        return throughput
+    rate = observed.steps * 1_000_000 / observed.elapsed_ms
+    spread = OBSERVED_PERMILLE * math.sqrt(REFERENCE_MS / observed.elapsed_ms)
+    if throughput is None or throughput.steps_per_ks <= 0:
         mean, deviation = math.log(rate), spread
     else:
-        held = math.hypot(error(known), DRIFT_PERMILLE)
+        held = math.hypot(error(throughput), DRIFT_PERMILLE)
         mine, its = 1 / held**2, 1 / spread**2
-        mean = (mine * math.log(known.steps_per_ks) + its * math.log(rate)) / (mine + its)
+        mean = (mine * math.log(throughput.steps_per_ks) + its * math.log(rate)) / (mine + its)
         deviation = math.sqrt(1 / (mine + its))
-    fresh = Throughput(
-        workload=seen.workload, model=seen.model, devices=seen.devices, steps_per_ks=max(round(math.exp(mean)), 1),
-        source=LEARNT, error_permille=max(round(deviation), LEAST_PERMILLE),
+    return Throughput(
+        workload=observed.workload, model=observed.model, devices=observed.devices,
+        steps_per_ks=max(round(math.exp(mean)), 1), source=LEARNT,
+        error_permille=max(round(deviation), LEAST_PERMILLE),
     )  # fmt: skip
-    after[key] = fresh
+
+
+def update(table: Table, seen: Observation, flops: Mapping[str, float | None] | None = None) -> dict[Key, Throughput]:
+    """The table after one report, the one given left as it is: `learn` from the estimate the table had of it."""
+    after = dict(table)
+    row = learn(estimate(table, seen.workload, seen.model, seen.devices, flops), seen)
+    if row is not None and seen.steps:
+        after[seen.workload, seen.model, seen.devices] = row
     return after

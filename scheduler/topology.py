@@ -9,6 +9,7 @@ proven rather than tried level by level. Inside a node, devices that share a fas
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from scheduler.columns import Ints
 
 LEVELS = ("node", "group", "rack", "region")
+INSIDE = ("node", "nvlink", "hccs")  # what a job file asks of each member's own node
 SPELLINGS = {"nvlink": "group", "hccs": "group", "site": "region"}
 UNKNOWN = -1  # a row whose domain is not known: it shares one with no other row
 
@@ -68,6 +70,20 @@ def choose(
         chosen = table.best(within)
         return None if chosen is None else table.fill(np.flatnonzero(within == chosen))
     return _fewest(table, within, inner)
+
+
+def parts(domain: Ints) -> tuple[Ints, ...]:
+    """Of each known domain, in ascending order, the places of its rows."""
+    known = np.flatnonzero(domain != UNKNOWN)
+    order = known[np.argsort(domain[known], kind="stable")]
+    if not len(order):
+        return ()
+    return tuple(np.split(order, np.flatnonzero(np.diff(domain[order])) + 1))
+
+
+def largest_group(links: Sequence[int], size: int) -> int:
+    """The most devices of a node that share one fast link. links: of each device, its group; () = all in one."""
+    return max(Counter(links).values()) if links else size
 
 
 def devices(free: Sequence[int], links: Sequence[int], count: int, required: bool = False) -> tuple[int, ...] | None:

@@ -4,59 +4,97 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, select
 
 from adapters.accelerator import Accelerator, EvidenceLevel, Health, Source
 from adapters.catalog import load_catalog
+from adapters.reading import read_partition
 from adapters.registry import load_adapter
 from scheduler.clock import from_ms, to_ms
-from scheduler.gating import Known, gate_of
+from scheduler.gates import gates_of, waiting_jobs
 from scheduler.job import FirmId, JobId, JobSpec, Priority
 from scheduler.lease import Lease, LeaseId, Member, Placement
-from scheduler.lifecycle import State
 from scheduler.node import Node, NodeId, Pool, PoolId
 from scheduler.ports import Budget
+from scheduler.progress import profile_name, progress_rows, steps_left, throughputs_of
 from scheduler.refusal import Refusal
+from scheduler.region_file import RegionFile
+from scheduler.relocations import moved_lately, relocations
 from scheduler.schema import devices, jobs, lease_devices, leases, nodes, pools, queues
 from scheduler.snapshot import Gate, MixShape, QueueQuota, RunningLease, Snapshot, WaitingJob
-from scheduler.store import spec_of, version
+from scheduler.store import parsed, spec_of, version
 
 SILENT_AFTER = timedelta(seconds=60)  # a node unheard for longer takes no new lease
 RECENT = timedelta(days=7)  # the requests that packing leaves room for
 MIX_JOBS = 5_000
 
 
-def snapshot(tx: Connection, now: datetime, budget: Budget, mix: tuple[MixShape, ...] | None = None) -> Snapshot:
-    """Everything the planner may know at `now`, read in one transaction. mix: None = `mix_of` that instant."""
-    found_pools = tuple(_pools(tx, budget, now))
-    waiting = tuple(_waiting(tx))
-    firms = sorted({job.firm for job in waiting})
+def snapshot(
+    tx: Connection,
+    now: datetime,
+    budget: Budget,
+    mix: tuple[MixShape, ...] | None = None,
+    *,
+    moves_per_hour: int = 0,
+) -> Snapshot:
+    """Everything the planner may know at `now`, read in one transaction. mix: None = `mix_of` that instant.
+
+    moves_per_hour: the zone's budget of members that may be moved; the plan may use what the last hour left of it.
+    """
+    found_pools = tuple(listed_pools(tx, budget, now))
+    queued, held = tuple(waiting(tx)), tuple(running(tx))
+    firms = sorted({job.firm for job in queued})
+    known = {job.firm for job in queued if job.workload} | {lease.firm for lease in held if lease.workload}
     return Snapshot(
         version=version(tx),
         now=now,
         pools=found_pools,
         nodes=tuple(_nodes(tx, now)),
-        jobs=waiting,
-        leases=tuple(_running(tx)),
+        jobs=queued,
+        leases=held,
         terms=budget.terms(tx, firms, found_pools, now) if firms else (),
-        queues=tuple(
-            QueueQuota(
-                name=row.name,
-                nominal_devices=row.nominal_devices,
-                cohort=row.cohort,
-                borrowing_limit=row.borrowing_limit,
-                lending_limit=row.lending_limit,
-                weight=row.weight,
-            )
-            for row in tx.execute(select(queues).order_by(queues.c.name))
-        ),
+        queues=quotas(tx),
         mix=mix_of(tx, now) if mix is None else mix,
+        throughputs=throughputs_of(tx, known) if known else (),
+        migrations=_movable(tx, moves_per_hour, now),
     )
+
+
+def quotas(tx: Connection) -> tuple[QueueQuota, ...]:
+    """What each queue may hold."""
+    return tuple(
+        QueueQuota(
+            name=row.name,
+            nominal_devices=row.nominal_devices,
+            cohort=row.cohort,
+            borrowing_limit=row.borrowing_limit,
+            lending_limit=row.lending_limit,
+            weight=row.weight,
+        )
+        for row in tx.execute(select(queues).order_by(queues.c.name))
+    )
+
+
+def regional(tx: Connection, found: Snapshot, known: RegionFile) -> Snapshot:
+    """The snapshot with what the zone recorded of its regions, and of each waiting job where its inputs lie."""
+    inputs: dict[str, Mapping[str, str]] = {}
+    if known.data:
+        query = waiting_jobs().where(jobs.c.spec.contains('"inputs":{"', autoescape=True))
+        inputs = {row["id"]: parsed(row["spec"]).inputs for row in tx.execute(query).mappings()}
+    placed = tuple(replace(one, data=known.data_of(inputs[one.id])) if one.id in inputs else one for one in found.jobs)
+    return replace(found, jobs=placed, links=known.links, regions=tuple(known.facts.values()))
+
+
+def _movable(tx: Connection, per_hour: int, now: datetime) -> int:
+    """None while one moves: what it makes room for is not free yet, and would be asked for again."""
+    if per_hour <= 0 or relocations(tx):
+        return 0
+    return max(0, per_hour - moved_lately(tx, now))
 
 
 def mix_of(tx: Connection, now: datetime) -> tuple[MixShape, ...]:
@@ -70,7 +108,7 @@ def mix_of(tx: Connection, now: datetime) -> tuple[MixShape, ...]:
     query = select(jobs.c.spec).where(jobs.c.submitted_at_ms >= to_ms(since), jobs.c.submitted_at_ms < to_ms(until))
     found: Counter[tuple[int, int, tuple[str, ...]]] = Counter()
     for row in tx.execute(query.order_by(jobs.c.submitted_at_ms.desc(), jobs.c.id).limit(MIX_JOBS)):
-        spec = _parsed(row.spec)
+        spec = parsed(row.spec)
         first = spec.request.alternatives[0]
         alike = [one for one in spec.request.alternatives if one.count == first.count]
         models = {model for one in alike for model in one.models} if all(one.models for one in alike) else set()
@@ -81,7 +119,8 @@ def mix_of(tx: Connection, now: datetime) -> tuple[MixShape, ...]:
     )
 
 
-def _pools(tx: Connection, budget: Budget, now: datetime) -> list[Pool]:
+def listed_pools(tx: Connection, budget: Budget, now: datetime) -> list[Pool]:
+    """The pools that take jobs."""
     catalog = load_catalog()
     found = []
     for row in tx.execute(select(pools).where(pools.c.listed == 1).order_by(pools.c.id)).mappings():
@@ -106,7 +145,9 @@ def _pools(tx: Connection, budget: Budget, now: datetime) -> list[Pool]:
 
 def _nodes(tx: Connection, now: datetime) -> list[Node]:
     by_node: dict[str, list[str]] = defaultdict(list)
-    usable = select(devices.c.node, devices.c.uuid).where(devices.c.health != Health.FAILED.value)
+    usable = select(devices.c.node, devices.c.uuid).where(
+        devices.c.health != Health.FAILED.value, devices.c.leasable == 1
+    )
     for row in tx.execute(usable.order_by(devices.c.node, devices.c.idx)):
         by_node[row.node].append(row.uuid)
     oldest = to_ms(now - SILENT_AFTER)
@@ -124,63 +165,44 @@ def _nodes(tx: Connection, now: datetime) -> list[Node]:
     ]
 
 
-def _waiting(tx: Connection) -> list[WaitingJob]:
+def waiting(tx: Connection, only: Collection[str] | None = None) -> list[WaitingJob]:
+    """The jobs that wait. only: those of these ids."""
     gates = gates_of(tx)
+    query = waiting_jobs() if only is None else waiting_jobs().where(jobs.c.id.in_(only))
+    rows = list(tx.execute(query).mappings())
+    progress = progress_rows(tx, query.with_only_columns(jobs.c.id).order_by(None))
     found = []
-    for row in tx.execute(_waiting_rows()).mappings():
-        spec, gate = _parsed(row["spec"]), gates.get(JobId(row["id"]))
-        found.append(
-            WaitingJob(
-                id=JobId(row["id"]),
-                name=row["name"],
-                firm=FirmId(row["firm"]),
-                queue=row["queue"],
-                priority=Priority(row["priority"]),
-                submitted_at=from_ms(row["submitted_at_ms"]),
-                nodes=spec.nodes,
-                time_limit_ms=spec.time_limit_ms,
-                request=spec.request,
-                money=spec.money,
-                stacks=stacks_of(spec),
-                attempt=row["attempt"] + 1,
-                pending_since=from_ms(row["pending_since_ms"]) if row["pending_since_ms"] else None,
-                share_permille=share_permille(spec),
-                min_nodes=spec.gang_min_nodes if spec.gang_min_nodes < spec.nodes else None,
-                workload=spec.workload,
-                checkpoint_interval_ms=spec.checkpoint.interval_ms if spec.checkpoint else None,
-                deadline=spec.deadline,
-                gate=Gate(code=gate.code) if isinstance(gate, Refusal) else gate,
-            )
-        )
-    return found
-
-
-def _waiting_rows() -> Select[Any]:
-    states = (State.SUBMITTED.value, State.PENDING.value)
-    query = select(jobs).where(jobs.c.state.in_(states), jobs.c.cancel_requested_at_ms.is_(None))
-    return query.order_by(jobs.c.submitted_at_ms, jobs.c.id)
-
-
-def gates_of(tx: Connection) -> dict[JobId, Gate | Refusal]:
-    """Of the waiting jobs that depend on others: what each still waits for, or why it never can start. The rest may."""
-    dependent = jobs.c.spec.contains('"depends_on":[{', autoescape=True)
-    rows = list(tx.execute(_waiting_rows().where(dependent)).mappings())
-    if not rows:
-        return {}
-    wanted = {one.job for row in rows for one in _parsed(row["spec"]).depends_on}
-    columns = (jobs.c.id, jobs.c.name, jobs.c.firm, jobs.c.submitted_at_ms, jobs.c.state)
-    query = select(*columns).where(jobs.c.firm.in_({row["firm"] for row in rows}))
-    by_firm: dict[str, dict[str, list[Known]]] = defaultdict(lambda: defaultdict(list))
-    for one in tx.execute(query.where(jobs.c.id.in_(wanted) | jobs.c.name.in_(wanted))):
-        known = Known(id=one.id, name=one.name, submitted_ms=one.submitted_at_ms, state=State(one.state))
-        for name in {one.id, one.name}:
-            by_firm[one.firm][name].append(known)
-    found: dict[JobId, Gate | Refusal] = {}
     for row in rows:
-        gate = gate_of(row["id"], row["submitted_at_ms"], _parsed(row["spec"]).depends_on, by_firm[row["firm"]])
-        if gate is not None:
-            found[JobId(row["id"])] = gate
+        gate, left = gates.get(JobId(row["id"])), steps_left(progress.get(row["id"]), running=False)
+        shown = Gate(code=gate.code) if isinstance(gate, Refusal) else gate
+        found.append(waiting_job(row, parsed(row["spec"]), left, shown))
     return found
+
+
+def waiting_job(row: Mapping[Any, Any], spec: JobSpec, left: int | None, gate: Gate | None = None) -> WaitingJob:
+    """The job of a stored row as it waits. left: steps still to do."""
+    return WaitingJob(
+        id=JobId(row["id"]),
+        name=row["name"],
+        firm=FirmId(row["firm"]),
+        queue=row["queue"],
+        priority=Priority(row["priority"]),
+        submitted_at=from_ms(row["submitted_at_ms"]),
+        nodes=spec.nodes,
+        time_limit_ms=spec.time_limit_ms,
+        request=spec.request,
+        money=spec.money,
+        stacks=stacks_of(spec),
+        attempt=row["attempt"] + 1,
+        pending_since=from_ms(row["pending_since_ms"]) if row["pending_since_ms"] else None,
+        share_permille=share_permille(spec),
+        min_nodes=spec.gang_min_nodes if spec.gang_min_nodes < spec.nodes else None,
+        workload=profile_name(row["firm"], spec.workload),
+        remaining_steps=left,
+        checkpoint_interval_ms=spec.checkpoint.interval_ms if spec.checkpoint else None,
+        deadline=spec.deadline,
+        gate=gate,
+    )
 
 
 def share_permille(spec: JobSpec) -> int:
@@ -200,42 +222,74 @@ def share_permille(spec: JobSpec) -> int:
     return min(1000, share)
 
 
-@lru_cache(maxsize=1 << 14)
-def _parsed(text: str) -> JobSpec:
-    """The job of a stored canonical form; what waits for long is parsed once."""
-    return spec_of({"spec": text})
-
-
 def stacks_of(spec: JobSpec) -> tuple[str, ...]:
     """Software stacks the job can run on: those of its variants; empty = any, an entrypoint serves them all."""
     return () if spec.entrypoint else tuple(sorted(k for k, v in spec.variants.items() if v.run))
 
 
-def _running(tx: Connection) -> list[RunningLease]:
-    held = leases.c.released_at_ms.is_(None)
+def running(tx: Connection, only: Collection[str] | None = None) -> list[RunningLease]:
+    """What holds devices, or will once it has moved there. only: of the jobs of these ids."""
+    held: ColumnElement[bool] = leases.c.released_at_ms.is_(None)
+    if only is not None:
+        held = and_(held, leases.c.job.in_(only))
     gangs = _gangs(tx, select(leases.c.id).where(held))
-    query = select(leases, jobs.c.spec, jobs.c.priority).join(jobs, jobs.c.id == leases.c.job).where(held)
+    progress = progress_rows(tx, select(leases.c.job).where(held))
+    lease_columns = [column.label(f"lease_{column.name}") for column in leases.c]
+    query = select(jobs, *lease_columns).join(jobs, jobs.c.id == leases.c.job).where(held)
+    rows = list(tx.execute(query.order_by(leases.c.reserved_at_ms, leases.c.id)).mappings())
+    found = [_lease(row, gangs.get(row["lease_id"], ()), progress.get(row["id"])) for row in rows]
+    moving = _targets(tx, {one.id: one for one in found})
+    return found + [one for one in moving if only is None or one.job in only]
+
+
+def _lease(row: Mapping[Any, Any], members: tuple[Member, ...], progress: Mapping[Any, Any] | None) -> RunningLease:
+    """row: of the job, and of its lease with names that begin with lease_.
+
+    again: only of a job that declares a checkpoint, which alone may be moved.
+    """
+    spec, begun = parsed(row["spec"]), row["lease_started_at_ms"]
+    stopping = row["lease_stop_requested_at_ms"] is not None
+    ends = (begun if begun is not None else row["lease_reserved_at_ms"]) + row["lease_time_limit_ms"]
+    mine = progress if progress is not None and progress["lease"] == row["lease_id"] else None
+    saved = mine["checkpointed_at_ms"] if mine else None
+    return RunningLease(
+        id=LeaseId(row["lease_id"]),
+        job=JobId(row["id"]),
+        firm=FirmId(row["firm"]),
+        queue=row["lease_queue"],
+        pool=PoolId(row["lease_pool"]),
+        members=members,
+        ends_by=from_ms(ends if row["deadline_at_ms"] is None else min(ends, row["deadline_at_ms"])),
+        share_permille=share_permille(spec),
+        priority=Priority(row["priority"]),
+        started_at=from_ms(begun) if begun is not None else None,
+        checkpointed_at=from_ms(saved) if saved is not None else None,
+        checkpoint_interval_ms=spec.checkpoint.interval_ms if spec.checkpoint else None,
+        workload=profile_name(row["firm"], spec.workload),
+        remaining_steps=steps_left(progress, running=mine is not None),
+        stopping=stopping,
+        again=waiting_job(row, spec, steps_left(progress, running=False)) if spec.checkpoint and not stopping else None,
+    )
+
+
+def _targets(tx: Connection, held: Mapping[str, RunningLease]) -> list[RunningLease]:
+    """Where leases that move go to counts as taken until they are there, in no queue, since their queue has them already."""
     found = []
-    for row in tx.execute(query.order_by(leases.c.reserved_at_ms, leases.c.id)).mappings():
-        begun, spec = row["started_at_ms"], _parsed(row["spec"])
-        start = begun if begun is not None else row["reserved_at_ms"]
-        found.append(
-            RunningLease(
-                id=LeaseId(row["id"]),
-                job=JobId(row["job"]),
-                firm=FirmId(row["firm"]),
-                queue=row["queue"],
-                pool=PoolId(row["pool"]),
-                members=gangs.get(row["id"], ()),
-                ends_by=from_ms(start + row["time_limit_ms"]),
-                share_permille=share_permille(spec),
-                priority=Priority(row["priority"]),
-                started_at=from_ms(begun) if begun is not None else None,
-                checkpoint_interval_ms=spec.checkpoint.interval_ms if spec.checkpoint else None,
-                workload=spec.workload,
-                stopping=row["stop_requested_at_ms"] is not None,
-            )
+    for one in relocations(tx):
+        source = held.get(one.lease)
+        taken = {device for member in source.members for device in member.devices} if source else set()
+        members = [replace(m, devices=tuple(d for d in m.devices if d not in taken)) for m in one.target.members]
+        lease = RunningLease(
+            id=LeaseId(f"{one.lease}.moves"),
+            job=one.job,
+            firm=source.firm if source else FirmId(""),
+            queue="",
+            pool=one.target.pool,
+            members=tuple(member for member in members if member.devices),
+            ends_by=source.ends_by if source else from_ms(one.asked_at_ms + one.time_limit_ms),
+            priority=Priority.HIGH,
         )
+        found.append(lease)
     return found
 
 
@@ -299,4 +353,6 @@ def accelerator_of(row: RowMapping) -> Accelerator:
         source=Source(row["source"]),
         evidence_level=EvidenceLevel(row["evidence_level"]),
         problems=tuple(json.loads(row["problems"])),
+        health_code=row["health_code"],
+        partition=read_partition(json.loads(row["partition"] or "null")),
     )

@@ -27,7 +27,6 @@ class Registry:
     known: list[JobClass] = field(default_factory=list)
     queues: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    leases: dict[str, int] = field(default_factory=dict)
     _profiles: tuple[Mapping[tuple[str, str, int], Throughput], Profiles] = field(default_factory=lambda: ({}, {}))
 
     def profiles(self, throughputs: Mapping[tuple[str, str, int], Throughput]) -> Profiles:
@@ -79,6 +78,26 @@ class WaitingColumns:
             ids = np.insert(ids, places, new)
             values = np.insert(values, places, _values(come, registry), axis=0)
         return WaitingColumns(ids, values)
+
+    def line(self, order: Ints) -> Line:
+        """The columns that tell who is worth a look, in this order."""
+        values = self.values
+        return Line(
+            classes=values[:, CLASS][order], queue=values[:, QUEUE][order], devices=values[:, DEVICES][order],
+            limit_ms=values[:, LIMIT][order], ready=values[:, GATED][order] == 0, rank=values[:, PRIORITY][order],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """The waiting jobs in the order of the queue, one array a column. ready: no gate holds the job. rank: of its priority."""
+
+    classes: Ints
+    queue: Ints
+    devices: Ints
+    limit_ms: Ints
+    ready: npt.NDArray[np.bool_]
+    rank: Ints
 
 
 NONE_WAITING = WaitingColumns(np.empty(0, dtype=object), np.zeros((0, 7), dtype=np.int64))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of looking at one job: gate, never, quota, dear, behind, busy. candidates: what it was offered."""
+    """What came of looking at one job: gate, never, far (no link), quota, dear, behind, busy. candidates: what it was offered."""
 
     why: str
     candidates: tuple[Candidate, ...] = ()
@@ -97,6 +97,8 @@ class Waits(Sequence[Wait]):
         ways = work.zone.ways(class_of(job))
         if not ways:
             return reasons.never(job)
+        if not (ways := tuple(work.linked(job, ways))):
+            return reasons.no_link(job)
         if verdict.why == "turn":
             return reasons.turn(job)
         least = int(self.state.waiting.values[self.rows[index], DEVICES])
@@ -135,7 +137,9 @@ class Waits(Sequence[Wait]):
             room = [self.work.quotas.headroom(name) for name in names]
             limit = np.array([1 << 62 if r is None else r for r in room], dtype=np.int64)
             keeps = (values[:, GATED] == 0) & (values[:, DEVICES] <= limit[values[:, QUEUE]])
-            out = [p for p, verdict in self.verdicts.items() if verdict.why in ("dear", "quota", "never", "gate")]
+            out = [
+                p for p, verdict in self.verdicts.items() if verdict.why in ("dear", "quota", "never", "gate", "far")
+            ]
             keeps &= ~np.isin(self.positions, np.array(out, dtype=np.int64))
             self._keeps = keeps
         return self._keeps

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.backfill import FOREVER, Timeline
-from scheduler.capacity import Capacity
+from scheduler.backfill import FOREVER, Timeline, Window
 from scheduler.clock import to_ms
-from scheduler.columns import NodeColumns
-from scheduler.making_room import Stops
-from scheduler.netcost import candidate
+from scheduler.columns import HeldTable, NodeColumns
+from scheduler.fairness import Shares, shares_of
+from scheduler.making_room import TRIES, Stops
+from scheduler.netcost import NO_REGIONS, Regions, candidate
 from scheduler.packing import Packing
 from scheduler.plan import Candidate, Migration, Preempt
 from scheduler.policy import Ints, Policy
 from scheduler.quota import Quotas, Standing
+from scheduler.regions import Network
 from scheduler.shape import WHOLE, class_of, least_nodes
 from scheduler.snapshot import Terms, WaitingJob
-from scheduler.waiting import CLASS, DEVICES, GATED, LIMIT, QUEUE
+from scheduler.waiting import DEVICES, GATED, QUEUE, Line
 from scheduler.zone import ClassTable, Way, Zone
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Flags = npt.NDArray[np.bool_]
 NO_QUOTAS = Quotas(())
+FEW_CLASSES = 4096  # of so few jobs only their own classes are looked at
+LEVELS = 8  # instants at which rows of a pool close that are told apart when the whole queue is looked at
 
 
 class Workspace:
@@ -36,7 +39,7 @@ class Workspace:
     blocked: per pool (by number), jobs that wait there and let nobody pass. booked: jobs with a reservation there.
     closing: per row, the instant from which it is reserved or under maintenance; None while there is none.
     bookings: of each job with a reservation, when it starts.
-    tests: jobs tried in vain since the first reservation.
+    owed: queues that wait for what they have lent. tests: jobs tried in vain since the first reservation.
     """
 
     def __init__(self, state: State, policy: Policy) -> None:
@@ -55,14 +58,24 @@ class Workspace:
         self.bookings: dict[str, int] = {}
         self.profiles = state.registry.profiles(state.throughputs)
         self.tests = 0
+        self.owed: set[str] = set()
         self.preempts: list[Preempt] = []
         self.stops = Stops(self)
         self.migrations: list[Migration] = []
         self._timelines: dict[int, Timeline] = {}
+        self._releases: Ints | None = None
         self._starts: list[tuple[int, int, int]] = []
         self._tried: dict[int, int] = {}
+        self._lasting: list[tuple[Ints, Ints]] | None = None
         self._moved = False
-        self._reserved: dict[int, Ints] = {}
+        self._reserved: dict[int, tuple[Ints, Ints]] = {}
+        self.near = NO_REGIONS
+        if state.links or state.regions:
+            self.near = Regions(network=Network(state.links.values()), facts=state.regions, now=state.now)
+        self._shares: Shares | None = None
+        if policy.fair:
+            sizes = [int(zone.size[rows].sum()) for rows in zone.rows]
+            self._shares = shares_of(zone.pools, sizes, state.used_in, state.queues)
         self._priced_job: WaitingJob | None = None
         self._priced: dict[object, Candidate] = {}
         self._unbooked: list[tuple[WaitingJob, Sequence[Way]]] = []
@@ -95,12 +108,15 @@ class Workspace:
         """What the job would cost there. Pools at the same terms cost the same: it is worked out once a job."""
         terms = self.state.terms.get((job.firm, way.pool.id))
         price = way.pool.price_fen_per_device_hour
-        key = (way.alternative, way.pool.model if job.workload else None, price if terms is None else _money(terms))
+        power = (way.pool.model, way.pool.source) if self.near.facts else None
+        model = way.pool.model if job.workload else None
+        where = way.pool.region if power or job.data else None
+        key = (way.alternative, model, where, power, price if terms is None else _money(terms))
         if self._priced_job is not job:
             self._priced_job, self._priced = job, {}
         known = self._priced.get(key)
         if known is None:
-            known = self._priced[key] = candidate(job, way.alternative, way.pool, terms, self.profiles)
+            known = self._priced[key] = candidate(job, way.alternative, way.pool, terms, self.profiles, self.near)
         if known.pool == way.pool.id:
             return known
         return Candidate(
@@ -115,13 +131,27 @@ class Workspace:
             expected_fen=known.expected_fen,
             shadow_price_permille=known.shadow_price_permille,
             exceeds_limit=known.exceeds_limit,
+            region=way.pool.region,
+            transfer_ms=known.transfer_ms,
+            transfer_fen=known.transfer_fen,
+            energy_fen=known.energy_fen,
+            carbon_g=known.carbon_g,
+            expected_net_fen=known.expected_net_fen,
         )
+
+    def linked(self, job: WaitingJob, ways: Sequence[Way]) -> Sequence[Way]:
+        """The ways into whose region links bring all of the job's inputs."""
+        if not job.data:
+            return ways
+        return [way for way in ways if self.near.network.transfer(job.data, way.pool.region) is not None]
 
     def start(self, way: Way, rows: Sequence[int], places: Sequence[Sequence[int]], job: WaitingJob) -> None:
         """The job holds these places of these rows from now on."""
         if not self._own:
             self.columns, self._own = self.columns.copy(), True
-        self._moved = True
+        self._moved, self._lasting = True, None
+        if self._shares is not None:
+            self._shares.take(job.queue, way.pool.model, way.shape.share * sum(len(held) for held in places))
         for row, held in zip(rows, places, strict=True):
             self.columns.take(row, held, way.shape.share, way.shape.cpu, way.shape.memory, job.firm)
         if way.shape.share >= WHOLE and way.shape.count:
@@ -164,9 +194,7 @@ class Workspace:
         for rank, way in enumerate(ways):
             if not way.shape.count:
                 continue
-            found = self.timeline(way.number).earliest(
-                way.shape.count, least_nodes(job), self.now_ms, max(1, job.time_limit_ms), self._roomy(way)
-            )
+            found = self.earliest(job, way)
             if found is not None and (best is None or (found[0], rank) < best[:2]):
                 best = (found[0], rank, way, found[1])
         if best is None:
@@ -180,7 +208,23 @@ class Workspace:
         rows = self.zone.rows[way.number][list(chosen)]
         self.closing[rows] = np.minimum(self.closing[rows], start)
         self._reserved.pop(way.number, None)
+        self._lasting = None
         return True
+
+    def earliest(self, job: WaitingJob, way: Way) -> tuple[int, tuple[int, ...]] | None:
+        """When its smallest gang would have nodes by this way, in one domain where it requires one, and which; None = never."""
+        roomy = self._roomy(way)
+        required, nodes = job.request.topology_required, least_nodes(job)
+        parts = [roomy]
+        if nodes > 1 and required is not None:
+            parts = [np.intersect1d(roomy, part) for part in self.zone.parts(way.number, required)]
+        line = self.timeline(way.number)
+        found = [
+            line.earliest(way.shape.count, nodes, self.now_ms, max(1, job.time_limit_ms), part)
+            for part in parts
+            if len(part) >= nodes
+        ]
+        return min((one for one in found if one is not None), default=None)
 
     def _roomy(self, way: Way) -> Ints:
         """Rows of the pool, by place in it, that could host a member once the leases there have ended."""
@@ -190,69 +234,133 @@ class Workspace:
         found: Ints = np.flatnonzero(able)
         return found
 
+    def held(self) -> HeldTable:
+        """What leases hold, as columns."""
+        return self.state.held.table(self.columns.row_of, self.state.registry.queue_number)
+
     def timeline(self, number: int) -> Timeline:
         """The pool's whole devices from now on, with what this plan has started and reserved so far."""
         if number not in self._timelines:
             rows = self.zone.rows[number]
             usable = self.columns.usable[rows]
-            held = np.concatenate([self.state.held.rows, np.array(self._starts, dtype=np.int64).reshape(-1, 3)])
+            if self._releases is None:
+                self._releases = self.held().releases()
+            held = np.concatenate([self._releases, np.array(self._starts, dtype=np.int64).reshape(-1, 3)])
             here = held[(self.zone.pool_of[held[:, 0]] == number) & self.columns.usable[held[:, 0]]]
             releases = np.column_stack([np.searchsorted(rows, here[:, 0]), here[:, 1], here[:, 2]])
             free = np.where(usable, self.columns.full[rows], 0)
-            self._timelines[number] = Timeline(free, releases, self.now_ms)
+            self._timelines[number] = Timeline(free, releases, self.now_ms, self.windows(number))
         return self._timelines[number]
+
+    def windows(self, number: int) -> list[Window]:
+        """Maintenance of the pool's nodes, by place in its rows."""
+        rows, row_of = self.zone.rows[number], self.columns.row_of
+        found = []
+        for one in self.state.maintenance.values():
+            inside = np.array([row for n in one.nodes if (row := row_of.get(n)) is not None], dtype=np.int64)
+            places = np.searchsorted(rows, inside[self.zone.pool_of[inside] == number])
+            if len(places):
+                found.append(Window(tuple(places.tolist()), to_ms(one.start), to_ms(one.end)))
+        return found
 
     # --- whole queues at once ---------------------------------------------------------------------------------------
 
-    def worth(self, values: Ints) -> Flags:
-        """Which waiting jobs might start, or must be looked at because they would keep a place. The others wait."""
+    def worth(self, line: Line, places: Ints) -> Ints:
+        """Of these places in the line, those of jobs that might start, or must be looked at because they would keep a place.
+
+        The others wait.
+        """
+        self.book()
+        cls = line.classes[places]
         table = self.zone.classes(self.state.registry, self.columns)
+        if len(places) < FEW_CLASSES:
+            known, cls = np.unique(cls, return_inverse=True)
+            table = table.part(known)
+        look = line.limit_ms[places] <= self._longest(table)[cls]
+        over: Flags | None = None
+        if self.state.queues:
+            names = self.state.registry.names
+            room = np.array([FOREVER if (h := self.quotas.headroom(n)) is None else h for n in names], dtype=np.int64)
+            over = line.devices[places] > room[line.queue[places]]
+            look &= ~over
+        if self.policy.preempts and self.stops.tries < TRIES:
+            lower, own = self.stops.reach()
+            may = line.rank[places] < lower
+            if over is not None:
+                may &= ~over
+                may |= line.devices[places] <= own[line.queue[places]]
+            if may.any():
+                look |= may & table.whole[cls]
+        look &= line.ready[places]
+        return places[look]
+
+    def _longest(self, table: ClassTable) -> Ints:
+        """Per class of the table, the longest time limit with which a job of it is worth a look; -1: none is."""
+        full = np.array([self._closed(number) for number in range(len(self.zone.pools))], dtype=np.bool_)
+        backfill = self.policy.backfill > 0
+        open_ = table.any_way(~full[table.pool] & table.books if backfill else ~full[table.pool])
+        if not backfill:
+            return np.where(open_, FOREVER, -1)
         capacity = self.zone.capacity()
         capacity.update(self.columns)
-        full = np.array([self._closed(number) for number in range(len(self.zone.pools))], dtype=np.bool_)
-        open_ = table.any_way(~full[table.pool]) & table.possible
-        cls = values[:, CLASS]
-        if self.policy.backfill:
-            anywhere = table.by_pool(capacity.counts[table.shape, table.pool] >= table.least)
-            feasible = self._feasible(values, table, capacity, anywhere)
-            limit = np.full(table.count, FOREVER, dtype=np.int64)
-            for number, tried in self._tried.items():
-                limit[number] = tried
-            look = (feasible & (values[:, LIMIT] < limit[cls])) | (~anywhere.any(axis=1) & open_)[cls]
-        else:
-            look = open_[cls]
-        names = self.state.registry.names
-        room = np.array([FOREVER if (h := self.quotas.headroom(name)) is None else h for name in names], dtype=np.int64)
-        open_jobs: Flags = look & (values[:, GATED] == 0) & (values[:, DEVICES] <= room[values[:, QUEUE]])
-        return open_jobs
+        able = capacity.counts.ravel()[table.pair] >= table.least
+        reach = np.where(able, FOREVER, -1)
+        if self._lasting is None:
+            self._lasting = [(until, capacity.counts_without(rows).ravel()) for until, rows in self._closings()]
+        for until, counts in self._lasting:  # a job that runs longer cannot count on the rows left out
+            reach = np.where(counts[table.pair] >= table.least, reach, np.minimum(reach, until[table.pool]))
+        most = table.most(reach, -1)
+        most[open_] = FOREVER  # it starts, or it keeps a place
+        for number, tried in self._tried.items():
+            place = table.place(number)
+            if place is not None:
+                most[place] = min(int(most[place]), tried - 1)
+        return most
 
-    def _feasible(self, values: Ints, table: ClassTable, capacity: Capacity, anywhere: Flags) -> Flags:
-        """Of each job, whether its nodes are free in some pool, those left out that are reserved before it would end."""
+    def _closings(self) -> list[tuple[Ints, Ints]]:
+        """By level: per pool, a length of time, and the rows that close before a job of more than that would end.
+
+        A pool's k-th level is its k-th instant at which rows close; from LEVELS on they are taken together, at the last.
+        """
+        found: list[tuple[Ints, Ints]] = []
         if self.closing is None:
-            return np.asarray(anywhere[values[:, CLASS]].any(axis=1))
-        reserved = (self.closing < FOREVER).nonzero()[0]
-        first = np.full(len(self.zone.pools) + 1, FOREVER, dtype=np.int64)
-        np.minimum.at(first, self.zone.pool_of[reserved], self.closing[reserved])
-        open_ = capacity.counts_without(reserved)
-        lasting = table.by_pool(open_[table.shape, table.pool] >= table.least)
-        short = values[:, LIMIT, None] <= (first[None, :-1] - self.now_ms)
-        cls = values[:, CLASS]
-        return np.asarray((lasting[cls] | (anywhere[cls] & short)).any(axis=1))
+            return found
+        pools = len(self.zone.pools)
+        by_pool = [self._reserved_rows(number) for number in range(pools)]
+        times = [np.unique(at) for _, at in by_pool]
+        for level in range(min(LEVELS, max((len(one) for one in times), default=0))):
+            until, out = np.full(pools, FOREVER, dtype=np.int64), []
+            for number, (rows, at) in enumerate(by_pool):
+                if level < len(times[number]):
+                    last = times[number][-1 if level == LEVELS - 1 else level]
+                    until[number] = last - self.now_ms
+                    out.append(rows[: np.searchsorted(at, last, side="right")])
+            found.append((until, np.concatenate(out)))
+        return found
 
-    def still_worth(self, value: Ints) -> bool:
+    def still_worth(self, line: Line, place: int) -> bool:
         """The same for one job, after what was decided since; True where only a closer look can tell."""
-        ways = self.zone.ways_of(int(value[CLASS]), self.state.registry)
+        number, limit_ms = int(line.classes[place]), int(line.limit_ms[place])
+        ways = self.zone.ways_of(number, self.state.registry)
         if self.policy.backfill:
-            number = int(value[CLASS])
-            if int(value[LIMIT]) >= self._tried.get(number, FOREVER):
+            if limit_ms >= self._tried.get(number, FOREVER):
                 return False
             self.book()
-            if not any(self._may_start(way, int(value[LIMIT])) or not self._closed(way.number) for way in ways):
-                return False
+            if not any(self._may_start(way, limit_ms) or not self._closed(way.number) for way in ways):
+                return self._may_stop(line, place)
         elif all(self.blocked.get(way.number) for way in ways):
             return False
-        room = self.quotas.headroom(self.state.registry.names[int(value[QUEUE])])
-        return room is None or int(value[DEVICES]) <= room
+        if not self.state.queues:
+            return True
+        room = self.quotas.headroom(self.state.registry.names[int(line.queue[place])])
+        return room is None or int(line.devices[place]) <= room or self._may_stop(line, place)
+
+    def _may_stop(self, line: Line, place: int) -> bool:
+        """It is one of those that might have running leases stopped."""
+        if not self.policy.preempts or self.stops.tries >= TRIES:
+            return False
+        lower, own = self.stops.reach()
+        return bool(line.rank[place] < lower or line.devices[place] <= own[line.queue[place]])
 
     def _may_start(self, way: Way, limit_ms: int) -> bool:
         """Enough nodes of the pool are free now, those left out that are reserved before the limit is over."""
@@ -263,16 +371,20 @@ class Workspace:
         code = capacity.codes[way.shape]
         count = int(capacity.counts[code, way.number])
         if self.closing is not None and count >= way.least:
-            rows = self._reserved_rows(way.number)
-            if len(rows) and self.now_ms + limit_ms > int(self.closing[rows].min()):
-                count -= capacity.hosts(code, rows)
+            rows, at = self._reserved_rows(way.number)
+            early = int(np.searchsorted(at, self.now_ms + limit_ms))
+            if early:
+                count -= capacity.hosts(code, rows[:early])
         return count >= way.least
 
-    def _reserved_rows(self, number: int) -> Ints:
+    def _reserved_rows(self, number: int) -> tuple[Ints, Ints]:
+        """The rows of the pool that are reserved or close for maintenance, and when, the first first."""
         if number not in self._reserved:
             assert self.closing is not None, "asked when something is reserved"
             rows = self.zone.rows[number]
-            self._reserved[number] = rows[self.closing[rows] < FOREVER]
+            rows = rows[self.closing[rows] < FOREVER]
+            order = np.argsort(self.closing[rows], kind="stable")
+            self._reserved[number] = rows[order], self.closing[rows[order]]
         return self._reserved[number]
 
     def _closed(self, number: int) -> bool:
@@ -280,11 +392,19 @@ class Workspace:
             return self.booked.get(number, 0) >= self.policy.backfill
         return bool(self.blocked.get(number))
 
+    def claims(self) -> frozenset[str]:
+        """Queues of cohorts in which a job waits that would keep within its own nominal."""
+        if not any(quota.cohort is not None for quota in self.state.queues.values()):
+            return frozenset()
+        _, own = self.stops.reach()
+        values, names = self.state.waiting.values, self.state.registry.names
+        wants = (values[:, GATED] == 0) & (values[:, DEVICES] <= own[values[:, QUEUE]])
+        return frozenset(names[number] for number in np.unique(values[wants, QUEUE]).tolist())
+
     def share(self, queue: int) -> float:
-        """Devices the queue uses for each unit of its weight."""
-        name = self.state.registry.names[queue]
-        quota = self.state.queues.get(name)
-        return self.quotas.used().get(name, 0) / max(1, quota.weight if quota else 1)
+        """The weighted dominant share of the queue (`scheduler.fairness`), with what this plan has started."""
+        assert self._shares is not None, "asked by a fair policy"
+        return self._shares.of(self.state.registry.names[queue])
 
 
 def _money(terms: Terms) -> tuple[int, int, int, int]:

@@ -18,9 +18,9 @@ from scheduler.columns import UNKNOWN, Ints, NodeColumns
 from scheduler.job import Alternative
 from scheduler.node import Node, NodeId, Pool, PoolId
 from scheduler.packing import Packing
-from scheduler.shape import JobClass, MemberShape
+from scheduler.shape import WHOLE, JobClass, MemberShape
 from scheduler.snapshot import MixShape
-from scheduler.topology import LEVELS
+from scheduler.topology import INSIDE, LEVELS, largest_group, level_of, parts
 from scheduler.waiting import Registry
 
 
@@ -36,17 +36,21 @@ class Way:
 
 
 class ClassTable:
-    """ways: by class number. The same as columns: cls, shape (its number in the capacity), pool, least (nodes).
+    """ways: by class number. The same as columns, by class: cls, shape (its number in the capacity), pool, least (nodes).
 
-    possible: classes with any way.
+    pair: shape and pool as one number, the place in the capacity's counts. books: it may have a reservation, so it is of
+    whole devices. some: classes with any way, starts: their first. whole: classes that share no device. known: of a
+    part, the numbers of its classes.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.pools = 0
         self.ways: list[tuple[Way, ...]] = []
-        self.cls = self.shape = self.pool = self.least = np.zeros(0, dtype=np.int64)
-        self.possible: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.known: Ints | None = None
+        self.cls = self.shape = self.pool = self.least = self.pair = np.zeros(0, dtype=np.int64)
+        self.some = self.starts = np.zeros(0, dtype=np.int64)
+        self.whole: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.books: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
     def extend(self, zone: Zone, registry: Registry, columns: NodeColumns) -> None:
         """Every class of the registry is in."""
@@ -58,21 +62,50 @@ class ClassTable:
         self.ways += [zone.ways_of(number, registry) for number in numbers]
         capacity.add([way.shape for number in numbers for way in self.ways[number]], columns)
         rows = [(n, capacity.codes[w.shape], w.number, w.least) for n in numbers for w in self.ways[n]]
-        self.count, self.pools = len(registry.known), len(zone.pools)
+        self.count = len(registry.known)
         table = np.array(rows, dtype=np.int64).reshape(-1, 4)
         old = (self.cls, self.shape, self.pool, self.least)
         self.cls, self.shape, self.pool, self.least = (np.concatenate([c, table[:, i]]) for i, c in enumerate(old))
-        self.possible = self.any_way(np.ones(len(self.cls), dtype=np.bool_))
+        self.pair = self.shape * len(zone.pools) + self.pool
+        self.whole = np.concatenate([self.whole, np.array([one.share >= WHOLE for one in new], dtype=np.bool_)])
+        fresh = [w.shape.count > 0 and w.shape.share >= WHOLE for n in numbers for w in self.ways[n]]
+        self.books = np.concatenate([self.books, np.array(fresh, dtype=np.bool_)])
+        self.some, self.starts = np.unique(self.cls, return_index=True)
 
-    def by_pool(self, ways: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Per class and pool, whether any of its ways there is among these."""
-        found = np.zeros((self.count, self.pools), dtype=np.bool_)
-        found[self.cls[ways], self.pool[ways]] = True
+    def place(self, number: int) -> int | None:
+        """Where the class stands in this table; None: it is not in it."""
+        if self.known is None:
+            return number
+        found = int(np.searchsorted(self.known, number))
+        return found if found < len(self.known) and self.known[found] == number else None
+
+    def part(self, known: Ints) -> ClassTable:
+        """The table of these classes alone (ascending), numbered from 0; its `ways` are not there."""
+        found = ClassTable()
+        found.count, found.known, found.whole = len(known), known, self.whole[known]
+        first = np.searchsorted(self.cls, known)
+        lengths = np.searchsorted(self.cls, known, side="right") - first
+        ends = np.cumsum(lengths)
+        rows = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - (ends - lengths), lengths)
+        found.cls = np.repeat(np.arange(len(known)), lengths)
+        found.shape, found.pool, found.least = self.shape[rows], self.pool[rows], self.least[rows]
+        found.pair, found.books = self.pair[rows], self.books[rows]
+        found.some = np.flatnonzero(lengths)
+        found.starts = (ends - lengths)[found.some]
+        return found
+
+    def most(self, values: Ints, none: int) -> Ints:
+        """Per class, the most of these values of its ways; `none` where it has no way."""
+        found = np.full(self.count, none, dtype=np.int64)
+        if len(self.starts):
+            found[self.some] = np.maximum.reduceat(values, self.starts)
         return found
 
     def any_way(self, ways: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Per class, whether any of its ways is among these."""
-        found: npt.NDArray[np.bool_] = np.bincount(self.cls[ways], minlength=self.count) > 0
+        found = np.zeros(self.count, dtype=np.bool_)
+        if len(self.starts):
+            found[self.some] = np.logical_or.reduceat(ways, self.starts)
         return found
 
 
@@ -93,7 +126,8 @@ class Zone:
         self._capacity: Capacity | None = None
         self._by_number: list[tuple[Way, ...] | None] = []
         self._pairs: dict[object, list[tuple[int, int]]] = {}
-        self._sizes: dict[tuple[int, int], int] = {}
+        self._sizes: dict[tuple[int, int, str | None], int] = {}
+        self._parts: dict[tuple[int, str], tuple[Ints, ...]] = {}
         self._ways: dict[JobClass, tuple[Way, ...]] = {}
         self._masks: dict[tuple[int, ...], npt.NDArray[np.bool_]] = {}
         self._packing: tuple[tuple[MixShape, ...], Packing] | None = None
@@ -187,14 +221,28 @@ class Zone:
         return [
             Way(index, self.pools[number], number, shapes[index], found.least)
             for index, number in self._pairs[key]
-            if self._large(number, shapes[index].count) >= found.least
+            if self.most(number, shapes[index].count, found.request.topology_required) >= found.least
         ]
 
-    def _large(self, number: int, count: int) -> int:
-        """Nodes of the pool with so many devices, free or not."""
-        key = (number, count)
+    def parts(self, number: int, required: str | None) -> tuple[Ints, ...]:
+        """The places in the pool's rows within which a gang must keep that requires this level, by domain; else all at once."""
+        if required is None or required in INSIDE or level_of(required) == "region":
+            return (np.arange(len(self.rows[number]), dtype=np.int64),)
+        key = (number, level_of(required))
+        if key not in self._parts:
+            self._parts[key] = parts(self.domains()[key[1]][self.rows[number]])
+        return self._parts[key]
+
+    def most(self, number: int, count: int, required: str | None = None) -> int:
+        """The most nodes of the pool with so many devices, free or not, that a gang of this requirement could have."""
+        key = (number, count, required)
         if key not in self._sizes:
-            self._sizes[key] = int((self.size[self.rows[number]] >= count).sum())
+            rows = self.rows[number]
+            large = self.size[rows] >= count
+            if required in INSIDE[1:] and self._links:
+                groups = (largest_group(self.links(row), int(self.size[row])) for row in rows.tolist())
+                large &= np.fromiter(groups, dtype=np.int64, count=len(rows)) >= count
+            self._sizes[key] = max((int(large[part].sum()) for part in self.parts(number, required)), default=0)
         return self._sizes[key]
 
 

@@ -21,6 +21,7 @@ import os
 import re
 import shlex
 import signal as signals
+import stat
 import sys
 import zlib
 from collections import Counter
@@ -33,7 +34,17 @@ from adapters.assignment import Assignment, remove_assignment, write_assignment
 from adapters.catalog import load_catalog
 from scheduler.backends.confinement import METHODS, unavailable
 from scheduler.job import Variant
-from scheduler.lease import Cause, Lease, LeaseId, Member, MemberPhase, MemberStatus, Observation
+from scheduler.lease import (
+    Cause,
+    Lease,
+    LeaseId,
+    Member,
+    MemberPhase,
+    MemberStatus,
+    Observation,
+    Report,
+    report_of,
+)
 from scheduler.refusal import Refusal
 
 HERE = Path(__file__).resolve().parent
@@ -42,6 +53,7 @@ GRACE_MS = 10_000  # between the signal at the time limit and SIGKILL where the 
 PORTS = range(
     20_000, 40_000
 )  # MASTER_PORT: above the registered services, below Linux's ephemeral ports (32768) mostly
+REPORT_MAX = 4096  # bytes of a job's report of itself
 SPAWNS = 5  # shims that may go without a trace before their member is given up
 NOT_RUN = 126  # POSIX sh: found, but cannot be executed
 
@@ -155,7 +167,7 @@ class LocalBackend:
             members = tuple(self._status(rank, self._directory(lease, rank)) for rank in ranks)
             if not members:
                 members = (MemberStatus(rank=0, phase=MemberPhase.ABSENT),)
-            found.append(Observation(lease=lease, members=members))
+            found.append(Observation(lease=lease, members=members, report=self._report(lease, members)))
             self._assign(lease, ranks, members)
         return tuple(found)
 
@@ -303,6 +315,13 @@ class LocalBackend:
             detail=ended.get("detail") or lost,
         )
 
+    def _report(self, lease: LeaseId, members: Sequence[MemberStatus]) -> Report | None:
+        """What the job wrote to $YISUAN_PROGRESS, while it runs; None where that is no report."""
+        if not any(member.phase is MemberPhase.RUNNING for member in members):
+            return None
+        body = _read(self.root / "leases" / lease / "lease.json")
+        return report_of(_said(_progress_file(self.root / "work" / body["job"], lease))) if body else None
+
     def _assign(self, lease: LeaseId, ranks: Sequence[int], members: Sequence[MemberStatus]) -> None:
         """The agent's file says what runs now; it is written when that changes."""
         if self.assignments is None or not ranks:
@@ -363,11 +382,35 @@ def _environment(lease: Lease, member: Member, work: Path, path: str) -> dict[st
     if chip is not None:
         found["YISUAN_VENDOR"] = chip.vendor
     checkpoint = lease.spec.checkpoint
+    found["YISUAN_PROGRESS"] = str(_progress_file(work, lease.id))
     if checkpoint is not None:
         found["YISUAN_CHECKPOINT"] = os.path.normpath(work / checkpoint.path)
         if checkpoint.interval_ms is not None:
             found["YISUAN_CHECKPOINT_INTERVAL_S"] = str(checkpoint.interval_ms // 1000)
     return found
+
+
+def _progress_file(work: Path, lease: str) -> Path:
+    """Of this attempt alone: what an earlier one wrote is not its word."""
+    return work / f"progress-{lease}.json"
+
+
+def _said(path: Path) -> Any:
+    """The JSON value of a file that the job owns, None where there is none: a link, a pipe or a large file is not read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        text = os.read(handle, REPORT_MAX + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    try:
+        return json.loads(text) if len(text) <= REPORT_MAX else None
+    except (ValueError, RecursionError):
+        return None
 
 
 # --- records ----------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """net_cost: the queue of fifo; among alternatives the job's own objective decides, by default what it costs the firm.
 
 The effective price of design section 7: p · (1 - r · (1 - λ)); here on the whole time limit and within the room left, so
-that a voucher that has run out no longer attracts. A model on which the job is predicted to outlast its time limit comes last.
+that a voucher that has run out no longer attracts; what moving the inputs takes is in it. A model on which the job is
+predicted to outlast its time limit comes last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 
@@ -26,7 +28,13 @@ class NetCost:
         return np.lexsort((jobs.id_rank, jobs.submitted_ms, jobs.priority_rank)).astype(np.int64)
 
     def choose(self, job: WaitingJob, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-        return tuple(sorted(candidates, key=lambda c: (c.exceeds_limit, _wanted(job, c), c.alternative, c.pool)))
+        # Equal in money: the less electricity costs, then the less it emits; what nobody knows comes after what is known.
+        def key(c: Candidate) -> tuple[bool, int, float, float, int, str]:
+            energy = inf if c.energy_fen is None else c.energy_fen
+            grams = inf if c.carbon_g is None else c.carbon_g
+            return (c.exceeds_limit, _wanted(job, c), energy, grams, c.alternative, c.pool)
+
+        return tuple(sorted(candidates, key=key))
 
 
 def _wanted(job: WaitingJob, one: Candidate) -> int:
@@ -38,6 +46,6 @@ def _wanted(job: WaitingJob, one: Candidate) -> int:
         case Objective.NET_COST:
             return one.effective_fen
         case Objective.GROSS_COST:
-            return one.gross_fen if one.expected_fen is None else one.expected_fen
+            return (one.gross_fen if one.expected_fen is None else one.expected_fen) + one.transfer_fen
         case Objective.START_TIME:
-            return job.time_limit_ms if one.predicted_ms is None else one.predicted_ms
+            return job.time_limit_ms + one.transfer_ms if one.predicted_ms is None else one.predicted_ms

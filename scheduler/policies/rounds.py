@@ -1,69 +1,34 @@
 """rounds: training jobs take turns on unlike models; once a round every job's place is decided anew.
 
-`allocate_round` looks at waiting and running jobs alike. Between rounds, and for what it leaves open, the queue is that of
-fifo. A decision is kept while nothing came, nothing that is free could serve somebody better, and it is younger than
-REFRESH rounds: moving a job costs it a restart.
+`allocate_round` looks at waiting and running jobs alike. A decision is kept while nothing came, nothing that is free could
+serve somebody better, and it is younger than REFRESH rounds: moving a job costs it a restart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scheduler.clock import to_ms
 from scheduler.job import JobId
-from scheduler.lease import LeaseId
-from scheduler.node import Node, NodeId, Pool, PoolId
 from scheduler.plan import Candidate
 from scheduler.policy import Ints, JobColumns
-from scheduler.rounds import RoundProblem, RoundWeights, allocate
+from scheduler.rounds import Floats, RoundProblem, RoundWeights, allocate
 from scheduler.snapshot import RunningLease, Throughput, WaitingJob
-from scheduler.throughput import rate_per_ks
-from scheduler.zone import matches, runs_on
+from scheduler.throughput import estimate
+
+if TYPE_CHECKING:
+    from scheduler.rotation import Option, Turns
 
 ROUND_MS = 360_000  # Gavel, OSDI'20, section 5: rounds of six minutes
-REFRESH = 10  # rounds after which a decision is looked at again although nothing happened
-
-
-class Turn(NamedTuple):
-    """Where a job runs until the next round."""
-
-    model: str
-    devices: int
-    pool: PoolId
-
-
-RoundDecision = Mapping[JobId, Turn | None]
-
-
-class RoundState(Protocol):
-    """What `allocate_round` reads of the engine's state."""
-
-    @property
-    def now(self) -> datetime: ...
-    @property
-    def pools(self) -> Mapping[PoolId, Pool]: ...
-    @property
-    def nodes(self) -> Mapping[NodeId, Node]: ...
-    @property
-    def jobs(self) -> Mapping[JobId, WaitingJob]: ...
-    @property
-    def leases(self) -> Mapping[LeaseId, RunningLease]: ...
-    @property
-    def throughputs(self) -> Mapping[tuple[str, str, int], Throughput]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One option of one job: devices in a pool and the fraction of its remaining work done there in a second."""
-
-    job: JobId
-    pool: PoolId
-    devices: int
-    pace: float
+REFRESH = (
+    10  # rounds after which a decision is looked at again although nothing happened: a stop is paid once for so many
+)
+RESTART_MS = 30_000  # what a start takes where nobody has said
+NO_LIMIT = 1 << 40  # devices
 
 
 class Rounds:
@@ -73,7 +38,7 @@ class Rounds:
     fair = False
     round_ms = ROUND_MS
 
-    def __init__(self, weights: RoundWeights | None = None, restart_ms: int = 0) -> None:
+    def __init__(self, weights: RoundWeights | None = None, restart_ms: int = RESTART_MS) -> None:
         self.weights = weights or RoundWeights()
         self.restart_ms = restart_ms
 
@@ -83,153 +48,127 @@ class Rounds:
     def choose(self, job: WaitingJob, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:  # noqa: ARG002
         return tuple(sorted(candidates, key=lambda c: (c.alternative, c.pool)))
 
-    def allocate_round(self, state: RoundState) -> RoundDecision:
-        """For every waiting and running job its turn in the coming round, None = it waits. Devices of no pool are
-        exceeded by more than they are already; a gated job waits; a job of unknown work is taken to need all of its time
-        limit. Shares of a device take no turns: the running ones keep their devices, the waiting ones get none here."""
-        capacity = devices_of(state)
-        choices = [*waiting_choices(state, capacity), *running_choices(state, capacity)]
-        held = {lease.job: turn_of(lease, state.pools) for lease in state.leases.values()}
-        ids = sorted({*state.jobs, *held})
-        decision: dict[JobId, Turn | None] = {}
-        decision.update(dict.fromkeys(ids))
-        decision.update((lease.job, held[lease.job]) for lease in state.leases.values() if lease.share_permille < 1000)
-        if not choices:
+    def allocate_round(self, turns: Turns) -> Mapping[JobId, Option | None]:
+        """For every job the option it runs in the coming round, None = it waits. Devices of no pool and of no queue are
+        exceeded. A job of unknown work is taken to need all of its time limit on the fastest of its options."""
+        ids = sorted(turns.options)
+        decision: dict[JobId, Option | None] = dict.fromkeys(ids)
+        options: list[tuple[int, Option, float]] = []
+        rates = Rates(turns)
+        for row, name in enumerate(ids):
+            here = turns.held.get(name)
+            for option, pace in rates.paces(turns.jobs[name], turns.options[name], here):
+                if option == here or option.devices <= turns.devices.get(option.pool, 0):
+                    options.append((row, option, pace))
+        if not options:
             return decision
-        if self.keeps(state, choices, held, capacity):
-            return {**decision, **held}
-        row = {job: index for index, job in enumerate(ids)}
-        place = {pool: index for index, pool in enumerate(sorted(capacity))}
-        choices.sort(key=lambda choice: (choice.job, choice.pool, choice.devices))
-        current = np.full(len(ids), -1, dtype=np.int64)
-        for index, choice in enumerate(choices):
-            turn = held.get(choice.job)
-            if turn is not None and (turn.pool, turn.devices) == (choice.pool, choice.devices):
-                current[row[choice.job]] = index
+        if self.keeps(turns, ids, options):
+            return {**decision, **turns.held}
+        pools = {pool: number for number, pool in enumerate(sorted(turns.devices))}
+        queues = {name: number for number, name in enumerate(sorted(turns.room))}
+        held = np.full(len(ids), -1, dtype=np.int64)
+        lost = np.zeros(len(ids))
+        for number, (row, option, pace) in enumerate(options):
+            if option == turns.held.get(ids[row]):
+                held[row] = number
+                lost[row] = lost_by_stopping(turns, ids[row], pace) / REFRESH
         problem = RoundProblem(
-            job=np.array([row[choice.job] for choice in choices], dtype=np.int64),
-            model=np.array([place[choice.pool] for choice in choices], dtype=np.int64),
-            devices=np.array([choice.devices for choice in choices], dtype=np.int64),
-            pace=np.array([choice.pace for choice in choices]),
-            age_s=ages(state, ids),
-            held=current,
-            capacity=np.array([capacity[pool] for pool in sorted(capacity)], dtype=np.int64),
+            job=np.array([row for row, _, _ in options], dtype=np.int64),
+            model=np.array([pools[option.pool] for _, option, _ in options], dtype=np.int64),
+            devices=np.array([option.devices for _, option, _ in options], dtype=np.int64),
+            pace=np.array([pace for *_, pace in options]),
+            age_s=ages(turns, ids),
+            held=held,
+            capacity=np.array([turns.devices[pool] for pool in pools], dtype=np.int64),
             round_s=self.round_ms / 1000,
             restart_s=self.restart_ms / 1000,
+            lost=lost,
+            queue=np.array([queues.get(turns.jobs[name].queue, -1) for name in ids], dtype=np.int64),
+            room=np.array([NO_LIMIT if (r := turns.room[name]) is None else r for name in queues], dtype=np.int64),
         )
-        for option in allocate(problem, self.weights).tolist():
-            if option >= 0:
-                choice = choices[option]
-                decision[choice.job] = Turn(state.pools[choice.pool].model, choice.devices, choice.pool)
+        for number in allocate(problem, self.weights).tolist():
+            if number >= 0:
+                row, option, _ = options[number]
+                decision[ids[row]] = option
         return decision
 
-    def keeps(
-        self, state: RoundState, choices: Sequence[Choice], held: Mapping[JobId, Turn], capacity: Mapping[PoolId, int]
-    ) -> bool:
+    def keeps(self, turns: Turns, ids: Sequence[JobId], options: Sequence[tuple[int, Option, float]]) -> bool:
         """Nothing that could change the decision has happened since the round before."""
-        since = state.now - timedelta(milliseconds=self.round_ms)
-        number = int(state.now.timestamp() * 1000) // self.round_ms
-        if not held or number % REFRESH == 0 or any(job.submitted_at > since for job in state.jobs.values()):
+        since = turns.now - timedelta(milliseconds=self.round_ms)
+        if not turns.held or to_ms(turns.now) // self.round_ms % REFRESH == 0:
             return False
-        free = dict(capacity)
-        for lease in state.leases.values():
-            if lease.share_permille == 1000:
-                free[lease.pool] = free.get(lease.pool, 0) - held[lease.job].devices
-        if any(count < 0 for count in free.values()):
+        if any(job.submitted_at > since for job in turns.jobs.values()):
             return False
-        pace = {(c.job, c.pool, c.devices): c.pace for c in choices}
-        for choice in choices:
-            here = held.get(choice.job)
-            now = 0.0 if here is None else pace.get((choice.job, here.pool, here.devices), 0.0)
-            if choice.pace > now and choice.devices <= free.get(choice.pool, 0):
+        free = dict(turns.devices)
+        room = {name: NO_LIMIT if left is None else left for name, left in turns.room.items()}
+        for name, option in turns.held.items():
+            free[option.pool] = free.get(option.pool, 0) - option.devices
+            queue = turns.jobs[name].queue
+            room[queue] = room.get(queue, NO_LIMIT) - option.devices
+        if any(count < 0 for count in (*free.values(), *room.values())):
+            return False
+        now = {row: pace for row, option, pace in options if option == turns.held.get(ids[row])}
+        for row, option, pace in options:
+            left = room.get(turns.jobs[ids[row]].queue, NO_LIMIT)
+            if pace > now.get(row, 0.0) and option.devices <= min(free.get(option.pool, 0), left):
                 return False
         return True
 
 
-def devices_of(state: RoundState) -> dict[PoolId, int]:
-    """Devices of every pool on nodes that take jobs, less those that run shares."""
-    found = dict.fromkeys(state.pools, 0)
-    for node in state.nodes.values():
-        if node.schedulable and node.pool in found:
-            found[node.pool] += len(node.devices)
-    shared = {
-        (lease.pool, member.node, device)
-        for lease in state.leases.values()
-        if lease.share_permille < 1000
-        for member in lease.members
-        for device in member.devices
-    }
-    for pool, node_id, _ in shared:
-        at = state.nodes.get(node_id)
-        if at is not None and at.schedulable and pool in found:
-            found[pool] -= 1
-    return found
+class Rates:
+    """Fractions of remaining work done in a second; a rate is estimated once for each workload, model and size."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.throughputs = turns.throughputs
+        self.known: dict[tuple[str, str, int], Throughput | None] = {}
+
+    def paces(self, job: WaitingJob, options: Sequence[Option], held: Option | None) -> list[tuple[Option, float]]:
+        """The options on which the job gets on. A measured zero: it cannot run there, unless that is where it runs."""
+        rates = [self.rate(job.workload, option) for option in options]
+        limit = 1000 / max(job.time_limit_ms, 1)
+        most = max((rate for rate in rates if rate), default=None)
+        found = []
+        for option, rate in zip(options, rates, strict=True):
+            if rate is None or most is None or job.remaining_steps is None:
+                pace = limit if rate is None or most is None else limit * rate / most
+            else:
+                pace = rate / 1000 / max(job.remaining_steps, 1)
+            if rate == 0:
+                pace = limit if option == held else 0.0
+            if pace > 0:
+                found.append((option, pace))
+        return found
+
+    def rate(self, workload: str | None, option: Option) -> int | None:
+        """Steps in 1,000 seconds; None = nothing is known."""
+        if workload is None:
+            return None
+        key = (workload, option.model, option.devices)
+        if key not in self.known:
+            self.known[key] = estimate(self.throughputs, *key)
+        row = self.known[key]
+        return None if row is None else row.steps_per_ks
 
 
-def turn_of(lease: RunningLease, pools: Mapping[PoolId, Pool]) -> Turn:
-    pool = pools.get(lease.pool)
-    return Turn("" if pool is None else pool.model, sum(len(member.devices) for member in lease.members), lease.pool)
+def lost_by_stopping(turns: Turns, name: JobId, pace: float) -> float:
+    """The fraction of its remaining work that the job would have to do again: what it has done since its last checkpoint.
+
+    Counted in steps where they are known; else in time since the checkpoint, at most the interval that the job declares.
+    """
+    job, lease = turns.jobs[name], turns.leases[name]
+    if job.remaining_steps is not None and lease.remaining_steps is not None:
+        return min(max(job.remaining_steps - lease.remaining_steps, 0) / max(job.remaining_steps, 1), 1.0)
+    return min(unsaved_ms(turns, lease) / 1000 * pace, 1.0)
 
 
-def waiting_choices(state: RoundState, capacity: Mapping[PoolId, int]) -> list[Choice]:
-    found = []
-    for job in state.jobs.values():
-        if job.gate is not None or job.share_permille < 1000:
-            continue
-        sizes = range(job.nodes if job.min_nodes is None else job.min_nodes, job.nodes + 1)
-        for alternative in job.request.alternatives:
-            for pool in state.pools.values():
-                if not matches(alternative, pool) or not runs_on(job.stacks, pool):
-                    continue
-                for nodes in sizes:
-                    devices = nodes * alternative.count
-                    pace = pace_of(state, job.workload, job.remaining_steps, pool.model, devices, job.time_limit_ms)
-                    if pace > 0 and devices <= capacity[pool.id]:
-                        found.append(Choice(job.id, pool.id, devices, pace))
-    return list(dict.fromkeys(found))
+def unsaved_ms(turns: Turns, lease: RunningLease) -> int:
+    if lease.started_at is None:
+        return 0
+    saved = lease.started_at if lease.checkpointed_at is None else max(lease.checkpointed_at, lease.started_at)
+    since = max(0, to_ms(turns.now) - to_ms(saved))
+    return since if lease.checkpoint_interval_ms is None else min(since, lease.checkpoint_interval_ms)
 
 
-def running_choices(state: RoundState, capacity: Mapping[PoolId, int]) -> list[Choice]:
-    """Where a running job could go on: the gang it has, on any model its workload has a throughput for. A job that is
-    also listed with what it asked for may have all of that."""
-    found = []
-    for lease in state.leases.values():
-        if lease.job in state.jobs or lease.share_permille < 1000:
-            continue
-        here = turn_of(lease, state.pools)
-        left_ms = max(int((lease.ends_by - state.now).total_seconds() * 1000), 1)
-        for pool in state.pools.values():
-            known = lease.workload is not None and rate_per_ks(
-                state.throughputs, lease.workload, pool.model, here.devices
-            )
-            if pool.id != lease.pool and not known:
-                continue
-            steps = lease.remaining_steps
-            pace = pace_of(state, lease.workload, steps, pool.model, here.devices, left_ms)
-            if pace <= 0 and pool.id == lease.pool:
-                pace = 1000 / left_ms
-            if pace > 0 and here.devices <= capacity[pool.id]:
-                found.append(Choice(lease.job, pool.id, here.devices, pace))
-    return found
-
-
-def pace_of(
-    state: RoundState, workload: str | None, steps: int | None, model: str, devices: int, limit_ms: int
-) -> float:
-    """Fraction of the remaining work done in a second. Unknown work or speed: as if it took all of limit_ms.
-    A measured zero stays zero: the job cannot run there."""
-    rate = rate_per_ks(state.throughputs, workload, model, devices) if workload is not None else None
-    if rate == 0:
-        return 0.0
-    if rate is None or steps is None:
-        return 1000 / max(limit_ms, 1)
-    return rate / 1000 / max(steps, 1)
-
-
-def ages(state: RoundState, ids: Sequence[JobId]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Seconds since each job was submitted; a running one counts from its lease, which is all that is known of it."""
-    since = {job.id: job.submitted_at for job in state.jobs.values()}
-    for lease in state.leases.values():
-        submitted = getattr(lease, "submitted_at", None) or lease.started_at or state.now
-        since.setdefault(lease.job, submitted)
-    return np.array([max((state.now - since[job]).total_seconds(), 0.0) for job in ids])
+def ages(turns: Turns, ids: Sequence[JobId]) -> Floats:
+    """Seconds since each job was submitted."""
+    return np.array([max((turns.now - turns.jobs[name].submitted_at).total_seconds(), 0.0) for name in ids])

@@ -14,12 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import gavel, gavel_state
-from benchmarks.gavel_baselines import BASELINES, centre
+from benchmarks.gavel_baselines import BASELINES, significant
 from benchmarks.gavel_bounds import makespan_s, mean_jct_s
 from benchmarks.gavel_simulation import ROUND_S, Active, simulate
+from benchmarks.gavel_solver import solve
 from benchmarks.gavel_state import Planned
 from benchmarks.gavel_trace import MODELS, Ints, Trace, fields_of, read_table, read_trace
-from scheduler.policies.rounds import RoundDecision, Rounds
+from scheduler import engine
+from scheduler.engine import Change, State
+from scheduler.plan import Plan
+from scheduler.policies.rounds import Rounds
 
 RATES = {
     "('A', 1)": (10.0, 5.0, 1.0),
@@ -135,12 +139,54 @@ def test_a_decision_that_cannot_be_is_refused(choice: list[int]) -> None:
         simulate(trace, devices(1, 1, 0), lambda _: np.array(choice))
 
 
-def test_an_empty_decision_places_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    empty: RoundDecision = {}
-    monkeypatch.setattr(gavel_state, "decide", lambda state, policy: empty)
+def empty_plan(state: State, policy: Any) -> Plan:
+    return Plan(based_on=state.version, now=state.now, policy=policy.name)
+
+
+def test_with_the_planner_replaced_by_an_empty_plan_nothing_is_placed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "decide", empty_plan)
     trace = read(folder)
     with pytest.raises(ValueError, match="none has run"):
         simulate(trace, devices(2, 2, 2), Planned(trace, devices(2, 2, 2), Rounds()))
+
+
+def test_every_placement_is_in_a_plan_of_the_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Plan] = []
+    step = engine.step
+
+    def listen(state: State, changes: list[Change], policy: Any) -> tuple[State, Plan]:
+        after, plan = step(state, changes, policy)
+        plans.append(plan)
+        return after, plan
+
+    monkeypatch.setattr(gavel_state, "step", listen)
+    trace = read(folder)
+    run = simulate(trace, devices(2, 2, 2), Planned(trace, devices(2, 2, 2), Rounds(restart_ms=0)))
+    assert run.restarts == sum(len(plan.launches) for plan in plans) >= len(trace)
+    assert {one.model for one in run.intervals} == {
+        MODELS.index(launch.placement.pool) for plan in plans for launch in plan.launches
+    }
+    assert all(stop.code == "ROUND" for plan in plans for stop in plan.preempts)
+
+
+def test_a_stopped_job_waits_again_and_goes_on_where_it_was_left() -> None:
+    # two jobs of an hour share one device; short ones keep coming, so that the long ones are stopped and come back
+    rows = [(1, 36_000, 0.0, (10.0, 0.0, 0.0))] * 2
+    rows += [(1, 3_000, 1000.0 * i, (10.0, 0.0, 0.0)) for i in range(1, 6)]
+    trace = jobs(*rows)
+    planned = Planned(trace, devices(1, 0, 0), Rounds(restart_ms=0))
+    run = simulate(trace, devices(1, 0, 0), planned)
+    assert run.restarts > len(trace)
+    assert [sum(one.steps for one in run.intervals if one.row == row) for row in range(len(trace))] == list(trace.steps)
+    assert planned.waiting == {}
+
+
+def test_a_model_without_devices_is_left_out() -> None:
+    trace = jobs((1, 50, 0, (10, 10, 0)))
+    run = simulate(trace, devices(0, 1, 0), Planned(trace, devices(0, 1, 0), Rounds()))
+    assert [one.model for one in run.intervals] == [1]
 
 
 @st.composite
@@ -188,23 +234,52 @@ def test_bounds_by_hand() -> None:
     assert makespan_s(late, devices(1, 0, 0)) == pytest.approx(53_600)
 
 
-def test_the_centre_of_a_face_is_its_middle() -> None:
-    # max x + y, x + y <= 1: every point of the edge is optimal, the centre is its middle
-    found = centre(np.array([-1.0, -1.0]), np.array([[1.0, 1.0]]), np.array([1.0]))
+def test_the_solver_stops_within_its_tolerance_inside_the_face_of_optima() -> None:
+    # max x + y, x + y <= 1, both at least 0: every point of the edge is optimal; equal ones get an equal part
+    rows = np.array([[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    found = solve(np.array([-1.0, -1.0]), rows, np.array([1.0, 0.0, 0.0]))
+    assert found is not None
     assert found == pytest.approx([0.5, 0.5], abs=1e-4)
 
 
-def run_main(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
+def test_rows_that_contradict_each_other_have_no_solution() -> None:
+    rows = np.array([[1.0], [-1.0]])
+    assert solve(np.zeros(1), rows, np.array([1.0, -2.0])) is None
+    inside = solve(np.zeros(1), rows, np.array([2.0, -1.0]))
+    assert inside is not None
+    assert 1 < inside[0] < 2
+
+
+@given(st.integers(1, 6), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_the_solver_finds_what_a_simplex_finds(count: int, seed: int) -> None:
+    from scipy.optimize import linprog
+
+    random = np.random.default_rng(seed)
+    a = np.vstack([random.uniform(0.1, 2, (count, count)), -np.eye(count)])
+    b = np.append(random.uniform(0.5, 3, count), np.zeros(count))
+    cost = -random.uniform(0.1, 1, count)
+    found = solve(cost, a, b)
+    assert found is not None
+    assert (a @ found <= b + 1e-6).all()
+    assert cost @ found == pytest.approx(linprog(cost, A_ub=a[:count], b_ub=b[:count]).fun, abs=1e-5)
+
+
+def test_targets_are_kept_to_six_digits_and_noise_below_does_not_count() -> None:
+    assert significant(np.array([0.1234567891, 1.23456789e-9, -1e-12, 0.0])).tolist() == [0.123457, 1.23457e-9, 0, 0]
+
+
+def run_main(folder: Path, capfd: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
     arguments = ["--data", str(folder), "--trace", "ten.trace", "--cluster", "2:2:2", "-o", "json", *more]
     assert gavel.main(arguments) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capfd.readouterr().out)
     return found
 
 
 @pytest.mark.parametrize("policy", ["rounds", "las_perf", "min_total_duration_perf"])
-def test_the_figures_follow_from_the_decisions(folder: Path, capsys: pytest.CaptureFixture[str], policy: str) -> None:
+def test_the_figures_follow_from_the_decisions(folder: Path, capfd: pytest.CaptureFixture[str], policy: str) -> None:
     out = folder / "decisions.csv"
-    document = run_main(folder, capsys, "--policy", policy, "--decisions", str(out))
+    document = run_main(folder, capfd, "--policy", policy, "--decisions", str(out))
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
     ends: dict[str, float] = {}
     for row in rows:
@@ -220,9 +295,9 @@ def test_the_figures_follow_from_the_decisions(folder: Path, capsys: pytest.Capt
     assert {"mean", "p99", "max"} == set(document["decision_ms"])
 
 
-def test_the_same_seed_gives_the_same_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = run_main(folder, capsys, "--noise", "0.5", "--restart-s", "30", "--seed", "3", "--sweep")
-    second = run_main(folder, capsys, "--noise", "0.5", "--restart-s", "30", "--seed", "3", "--sweep")
+def test_the_same_seed_gives_the_same_figures(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first = run_main(folder, capfd, "--noise", "0.5", "--restart-s", "30", "--seed", "3", "--sweep")
+    second = run_main(folder, capfd, "--noise", "0.5", "--restart-s", "30", "--seed", "3", "--sweep")
     for document in (first, second, *first["sweep"], *second["sweep"]):
         del document["decision_ms"]
     assert first == second
@@ -230,17 +305,17 @@ def test_the_same_seed_gives_the_same_figures(folder: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("more", [["--trace", "none.trace"], ["--cluster", "0:0:1"]])
-def test_what_cannot_run_is_said_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+def test_what_cannot_run_is_said_in_one_line(folder: Path, capfd: pytest.CaptureFixture[str], more: list[str]) -> None:
     arguments = ["--data", str(folder), "--trace", "ten.trace", "--cluster", "2:2:2", *more]
     assert gavel.main(arguments) == 2
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("gavel: ")
     assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["8:16", "a:b:c", "0:0:0", "1:-1:2"])
-def test_a_malformed_cluster_is_refused(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_cluster_is_refused(folder: Path, text: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gavel.main(["--data", str(folder), "--trace", "ten.trace", "--cluster", text])
-    assert "8:16:24" in capsys.readouterr().err
+    assert "8:16:24" in capfd.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler import store, view
+from scheduler import places, store, view
 from scheduler.gating import Known, gate_of, meant
 from scheduler.job import Dependency, JobId, Priority
 from scheduler.lifecycle import State
@@ -54,9 +54,9 @@ def test_a_gate_names_all_it_waits_for_and_one_that_cannot_be_met_beats_it() -> 
 def test_a_name_means_the_last_job_before_else_the_first_after_and_never_itself() -> None:
     runs = [known(identity=name, at=at) for name, at in (("old", 1), ("mine", 9), ("new", 20), ("j", 10))]
 
-    assert meant("j", 10, runs) == runs[1]
-    assert meant("j", 0, runs) == runs[0]
-    assert meant("j", 10, runs[3:]) is None
+    assert meant("j", 10, runs) == (runs[1],)
+    assert meant("j", 0, runs) == (runs[0],)
+    assert meant("j", 10, runs[3:]) == ()
 
 
 # --- the platform -----------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_the_snapshot_shows_what_the_job_file_says(platform: Platform) -> None:
     )
     job = platform.submit("a", job_text(nodes=2, extra=extra))
     (waiting,) = shown(platform).jobs
-    assert (waiting.min_nodes, waiting.workload, waiting.checkpoint_interval_ms) == (1, "sft", 900_000)
+    assert (waiting.min_nodes, waiting.workload, waiting.checkpoint_interval_ms) == (1, f"{FIRM}/sft", 900_000)
     assert waiting.deadline is not None
     assert waiting.deadline.isoformat() == "2026-10-01T00:00:00+00:00"
     assert (waiting.share_permille, waiting.gate) == (1000, None)
@@ -126,7 +126,7 @@ def test_the_snapshot_shows_what_the_job_file_says(platform: Platform) -> None:
     platform.loop.tick()
     (lease,) = shown(platform).leases
     assert (lease.priority, lease.started_at, lease.checkpoint_interval_ms) == (Priority.HIGH, None, 900_000)
-    assert (lease.workload, lease.stopping, len(lease.members)) == ("sft", False, 2)
+    assert (lease.workload, lease.stopping, len(lease.members)) == (f"{FIRM}/sft", False, 2)
     platform.loop.tick()
     assert shown(platform).leases[0].started_at == NOON
     assert shown(platform).leases[0].job == JobId(job)
@@ -165,14 +165,14 @@ def test_the_mix_is_what_came_in_the_week_before_this_hour(platform: Platform) -
 
 def test_a_queue_has_its_cohort(platform: Platform) -> None:
     with platform.database.write() as tx:
-        store.set_queue(tx, "q", 8)
-        assert store.set_cohort(tx, "q", cohort="c", borrowing_limit=4, lending_limit=2, weight=3) is None
-        store.set_queue(tx, "q", 16)
-        assert store.set_cohort(tx, "r", cohort="c") == Refusal(code="QUEUE_UNKNOWN", facts={"queue": "r"})
+        places.set_queue(tx, "q", 8)
+        assert places.set_cohort(tx, "q", cohort="c", borrowing_limit=4, lending_limit=2, weight=3) is None
+        places.set_queue(tx, "q", 16)
+        assert places.set_cohort(tx, "r", cohort="c") == Refusal(code="QUEUE_UNKNOWN", facts={"queue": "r"})
         with pytest.raises(ValueError, match="weight: must be 1 or more, not 0"):
-            store.set_cohort(tx, "q", cohort="c", weight=0)
+            places.set_cohort(tx, "q", cohort="c", weight=0)
         with pytest.raises(ValueError, match="lending_limit: must be 0 or more, not -1"):
-            store.set_cohort(tx, "q", cohort="c", lending_limit=-1)
+            places.set_cohort(tx, "q", cohort="c", lending_limit=-1)
     wanted = QueueQuota(name="q", nominal_devices=16, cohort="c", borrowing_limit=4, lending_limit=2, weight=3)
     assert shown(platform).queues == (wanted,)
 

@@ -148,6 +148,7 @@ def test_a_job_s_environment_holds_what_it_was_given_and_nothing_of_the_platform
         "YISUAN_DEVICES": "2",
         "YISUAN_RANK": "0",
         "YISUAN_WORLD_SIZE": "1",
+        "YISUAN_PROGRESS": str(work / "progress-job_a.1.json"),
         "YISUAN_CHECKPOINT": str(work / "ckpt" / "last"),
         "YISUAN_CHECKPOINT_INTERVAL_S": "90",
         "RANK": "0",

@@ -170,7 +170,7 @@ def test_a_plan_made_before_the_devices_were_taken_is_a_conflict(platform: Platf
 
     forged = replace(forged, placement=taken)
     with platform.database.write() as tx:
-        lease = platform.loop._lease(tx, forged, platform.clock.now())
+        lease = platform.loop.dispatch._lease(tx, forged, platform.clock.now())
         outcome = store.reserve(tx, forged, lease, platform.budget, stale.based_on, platform.clock.now())
 
     assert isinstance(outcome, Conflict)

@@ -12,7 +12,7 @@ from metering import store as money
 from metering.audit import audit
 from metering.firm_budget import set_budget
 from metering.schema import facts, holds, settlement_lines, settlements
-from scheduler import loop as loop_module
+from scheduler import dispatch as dispatch_module
 from scheduler import planner, store, view
 from scheduler.job import JobId
 from scheduler.lease import Cause, LeaseId
@@ -50,7 +50,7 @@ def preempt(platform: Platform, lease: str, monkeypatch: pytest.MonkeyPatch) -> 
         stop = Preempt(lease=LeaseId(lease), job=JobId(lease.rsplit(".", 1)[0]), code="PRIORITY", by=JobId("x"))
         return replace(planner.plan(snapshot, policy), preempts=(stop,))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop_module, "plan", once)
+    monkeypatch.setattr(dispatch_module, "plan", once)
     platform.submit("waits", job_text("waits", accelerators="MLU590:8"))  # somebody must wait for a plan to be made
     platform.loop.tick()
 
@@ -264,7 +264,7 @@ def test_a_lease_that_stops_already_is_shown_as_such_and_left_alone(
         (lease,) = view.snapshot(tx, platform.clock.now(), platform.budget).leases
     assert lease.stopping
     before = story(platform, job)
-    platform.loop._preempt(Preempt(lease=LeaseId(f"{job}.1"), job=JobId(job), code="PRIORITY"))
+    platform.loop.dispatch._preempt(Preempt(lease=LeaseId(f"{job}.1"), job=JobId(job), code="PRIORITY"))
     assert story(platform, job) == before
 
 

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.snapshot import Throughput
-from scheduler.throughput import Observation, error, look_up, prior, rate_per_ks, table_of, update
+from scheduler.throughput import (
+    Observation,
+    error,
+    estimate,
+    learn,
+    look_up,
+    peaks,
+    prior,
+    rate_per_ks,
+    table_of,
+    update,
+)
 
 
 def row(
@@ -39,13 +50,49 @@ def test_of_two_rows_the_better_known_one_stays_whatever_the_order() -> None:
     assert table_of(rows[::-1]) == table_of(rows)
 
 
-def test_one_report_moves_a_prior_far_and_a_measurement_little() -> None:
-    key = ("w", "A", 1)
-    from_prior = update(table_of([row(1_000, "catalogue")]), seen(2))[key]
-    from_measured = update(table_of([row(1_000, "measured")]), seen(2))[key]
+def test_one_report_moves_a_prior_far_what_was_learnt_less_and_a_measurement_not_at_all() -> None:
+    from_prior, from_learnt = (learn(row(1_000, source), seen(2)) for source in ("catalogue", "learnt"))
+    assert from_prior is not None
+    assert from_learnt is not None
     assert 1_850 < from_prior.steps_per_ks < 2_000
-    assert 1_000 < from_measured.steps_per_ks < 1_080
-    assert from_prior.source == from_measured.source == "learnt"
+    assert 1_350 < from_learnt.steps_per_ks < 1_500
+    assert from_prior.source == from_learnt.source == "learnt"
+    assert learn(row(1_000, "measured"), seen(2)) == row(1_000, "measured")
+
+
+def test_what_is_learnt_first_starts_from_the_prior() -> None:
+    # 2,000 on A with a fifth of B's peak: 10,000 on B as a guess; a report of 12 steps a second moves it most of the way
+    table = table_of([row(2_000, model="A")])
+    after = update(table, seen(12, model="B"), {"A": 100, "B": 500})["w", "B", 1]
+    assert 11_500 < after.steps_per_ks < 12_000
+    assert error(after) < 200  # less than of the report alone: the prior says something too
+    assert update(table, seen(12, model="B"), {})["w", "B", 1].steps_per_ks == 12_000
+
+
+def test_an_estimate_is_the_row_else_another_size_else_the_prior() -> None:
+    table = table_of([row(1_000, model="V100"), row(700, "learnt", model="T4", devices=2)])
+    exact, size, guess = (estimate(table, "w", model, 1) for model in ("V100", "T4", "A100-80GB"))
+    assert exact == row(1_000, model="V100")
+    assert size == look_up(table, "w", "T4", 1)
+    assert size is not None
+    assert error(size) > 200
+    assert guess == prior(table, "w", "A100-80GB", 1, peaks())
+    assert guess is not None
+    assert 1_000 < guess.steps_per_ks < 3_000  # 312 against 125 TFLOPS, drawn down by the T4
+    assert error(guess) == 700
+    assert estimate(table, "w", "a model of no catalogue", 1) is None
+    assert estimate(table, "another workload", "V100", 1) is None
+
+
+def test_a_report_of_something_else_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\('w', 'A', 2\) is not of what was observed, \('w', 'A', 1\)"):
+        learn(row(5, devices=2), seen(1))
+
+
+def test_no_steps_leave_what_was_known_even_if_that_is_nothing() -> None:
+    idle = Observation(workload="w", model="A", devices=1, steps=0, elapsed_ms=1)
+    assert learn(None, idle) is None
+    assert learn(row(5, "learnt"), idle) == row(5, "learnt")
 
 
 def test_precision_weighted_mean_by_hand() -> None:
@@ -63,7 +110,7 @@ def test_the_first_report_of_something_unknown_is_believed_as_it_is() -> None:
 @given(
     st.integers(1, 10**6),
     st.lists(st.integers(1, 1000), min_size=1, max_size=30),
-    st.sampled_from(["measured", "catalogue"]),
+    st.sampled_from(["learnt", "catalogue"]),
 )
 def test_an_update_lies_between_what_was_known_and_what_was_seen(known: int, rates: list[int], source: str) -> None:
     table = table_of([row(known, source)])
