@@ -39,7 +39,7 @@ bench: $(VENV)/.dev
 mutants: $(VENV)/.dev
 	@$(BIN)/mutmut run --max-children 1 "metering.amount*" "metering.refund*" "metering.facts*" "metering.support*" \
 		"metering.settlement*" "metering.rules*" "metering.year*" "metering.rates*" "metering.ledger*" \
-		"metering.lifecycle*" "metering.exclusion.x_choose*" "metering.review.x_sampled*"
+		"metering.lifecycle*" "metering.exclusion.x_choose*" "metering.review.x_sampled*" "metering.rule.*"
 	@$(BIN)/mutmut results
 
 wheel-test: $(VENV)/.dev $(VENDOR)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from json.encoder import encode_basestring
+from operator import itemgetter
 from typing import Any
 
 import rfc8785
@@ -53,6 +55,33 @@ def _plain(value: Any) -> bool:
     return True
 
 
+class Form:
+    """The canonical form of flat bodies that all have these keys (two or more), a third of the cost of `canonical`."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        ordered = sorted(names)
+        assert len(ordered) > 1, ordered
+        assert all(name.isascii() and name.isidentifier() for name in ordered), ordered
+        self._values = itemgetter(*ordered)
+        self._text = "{" + ",".join(f'"{name}":%s' for name in ordered) + "}"
+        self._names = tuple(ordered)
+
+    def canonical(self, body: Mapping[str, Any]) -> bytes:
+        """The same bytes as `canonical` of the body's values under these keys; KeyError for a key it lacks."""
+        texts: list[str | int] = []
+        for value in self._values(body):
+            kind = type(value)
+            if kind is str:
+                texts.append(encode_basestring(value))
+            elif kind is int and -_LARGEST <= value <= _LARGEST:
+                texts.append(value)
+            elif value is None:
+                texts.append("null")
+            else:
+                return canonical({name: body[name] for name in self._names})
+        return (self._text % tuple(texts)).encode()
+
+
 def digest(body: Mapping[str, Any] | Sequence[Any]) -> str:
     """SHA-256 of the canonical form, in hex."""
     return hashlib.sha256(canonical(body)).hexdigest()
@@ -60,7 +89,12 @@ def digest(body: Mapping[str, Any] | Sequence[Any]) -> str:
 
 def link(previous: str, body: Mapping[str, Any]) -> str:
     """The hash of a record that follows `previous` (GENESIS for the first)."""
-    return hashlib.sha256(previous.encode() + canonical(body)).hexdigest()
+    return sealed(previous, canonical(body))
+
+
+def sealed(previous: str, text: bytes) -> str:
+    """The hash of a record with this canonical form that follows `previous`."""
+    return hashlib.sha256(previous.encode() + text).hexdigest()
 
 
 def timestamp(at: datetime) -> str:

@@ -41,7 +41,7 @@ class Worker:
     """Asks an object that lives in a child process.
 
     target: `module:Class`; arguments: its keyword arguments, plain JSON values. The child starts at the first question
-    and after every loss. Safe from any thread; questions wait for each other.
+    and after every loss. Safe from any thread; questions wait for each other. python: another interpreter than this one.
     """
 
     def __init__(
@@ -52,12 +52,14 @@ class Worker:
         open_s: float = OPEN_S,
         ask_s: float = ASK_S,
         environment: Mapping[str, str] | None = None,
+        python: str | None = None,
     ) -> None:
         self._target = target
         self._arguments = dict(arguments or {})
         self._open_s = open_s
         self._ask_s = ask_s
         self._environment = dict(environment or {})
+        self._python = python or sys.executable
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._lock = threading.Lock()
@@ -93,7 +95,7 @@ class Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         self._buffer = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "adapters.deadline"],
+            [self._python, "-m", "adapters.deadline"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from adapters.catalog import Catalog, load_catalog
 from adapters.command import run_tool
 from adapters.deadline import ASK_S, OPEN_S, DeadlineError, LibraryDied, Worker
 from adapters.device_event import DeviceEvent, Severity
+from adapters.device_node import device_nodes
 from adapters.link import Link, Nearness
 from adapters.nvml import DOUBLE_BIT_EVENT, XID_EVENT, Driver, Told
 from adapters.nvml_symbols import load_library
@@ -107,6 +108,7 @@ class NvmlAdapter:
             )
         )
         self._brought = library is not None
+        self._said: tuple[str, ...] = ()
         self._lock = threading.RLock()
         self._seen: tuple[int, dict[int, Row]] = (0, {})  # how many there were, and who each was
         self._hung: dict[int, float] = {}
@@ -151,6 +153,7 @@ class NvmlAdapter:
                 semantics=self.semantics,
                 source=Source.LIBRARY,
             )
+            self._said = reading.problems
             return inherit_models(reading.devices)
 
     def samples(self, uuids: Iterable[str] | None = None) -> tuple[Sample, ...]:
@@ -223,6 +226,14 @@ class NvmlAdapter:
 
     def visibility(self, devices: Sequence[Accelerator]) -> Mapping[str, str]:
         raise NotImplementedError
+
+    def device_nodes(self, devices: Sequence[Accelerator]) -> tuple[str, ...]:
+        """Files under /dev that a container needs for exactly these devices. ValueError where that is not known."""
+        return device_nodes(self.vendor, devices)
+
+    def problems(self) -> tuple[str, ...]:
+        """What the last inventory or samples said about no device that it lists."""
+        return self._said
 
     def parse_recording(self, path: Path) -> Reading:
         """A recorded output of the vendor's tool or exporter, or of gpustack's detector; AdapterError if neither."""
@@ -417,7 +428,9 @@ class NvmlAdapter:
         return self._run is not None or shutil.which(self.tool[0]) is not None
 
     def _told_by_tool(self) -> Reading:
-        return type(self).parse((self._run or run_tool)(self.tool), self._clock(), self._known())
+        reading = type(self).parse((self._run or run_tool)(self.tool), self._clock(), self._known())
+        self._said = reading.problems
+        return reading
 
     def _known(self) -> Catalog:
         return self._catalog if self._catalog is not None else load_catalog()

@@ -18,6 +18,7 @@ from adapters.adapter import AdapterError, Capability, Probe, Reading
 from adapters.catalog import Catalog, load_catalog
 from adapters.command import run_tool
 from adapters.deadline import DeadlineError, Worker
+from adapters.device_node import device_nodes
 from adapters.form import Form, parse_forms
 from adapters.gpustack import is_detected, parse_detected
 from adapters.library import Asker, Binding, Memory, find_library, read_library
@@ -60,6 +61,7 @@ class ToolAdapter:
         self._library = library
         self._searched = library is not None or run is not None
         self._memory = Memory()
+        self._said: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     def probe(self) -> Probe:
@@ -74,14 +76,18 @@ class ToolAdapter:
 
         A device that does not answer is listed as failed, and hides no other.
         """
-        return self._read().devices
+        reading = self._read()
+        self._said = reading.problems
+        return reading.devices
 
     def samples(self, uuids: Iterable[str] | None = None) -> tuple[Sample, ...]:
         """One reading of each named device, or of all."""
         wanted = None if uuids is None else frozenset(uuids)
         if wanted is not None and not wanted:
             return ()
-        return tuple(sample for sample in self._read().samples if wanted is None or sample.uuid in wanted)
+        reading = self._read()
+        self._said = reading.problems
+        return tuple(sample for sample in reading.samples if wanted is None or sample.uuid in wanted)
 
     def visibility(self, devices: Sequence[Accelerator]) -> Mapping[str, str]:
         """Variables that show a process exactly these devices. ValueError for a device without a number or name."""
@@ -93,6 +99,19 @@ class ToolAdapter:
             **dict.fromkeys(self.process_variables, names),
             **dict.fromkeys(self.container_variables, names or "void"),
         }
+
+    def device_nodes(self, devices: Sequence[Accelerator]) -> tuple[str, ...]:
+        """Files under /dev that a container needs for exactly these devices. ValueError where that is not known."""
+        return device_nodes(self.vendor, devices)
+
+    def problems(self) -> tuple[str, ...]:
+        """What the last inventory or samples said about no device that it lists."""
+        return self._said
+
+    def close(self) -> None:
+        """The library's process is gone; the next question starts another."""
+        if isinstance(self._library, Worker):
+            self._library.close()
 
     def parse_recording(self, path: Path) -> Reading:
         """What a recorded output of the tool, its exporter or gpustack's detector says; AdapterError if it is none."""

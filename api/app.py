@@ -10,10 +10,12 @@ from api.pages import router as pages
 from api.problems import install
 from api.routes import (
     agents,
+    benchmarks,
     budgets,
     clearing,
     documents,
     events,
+    evidence,
     explain,
     jobs,
     money,
@@ -51,8 +53,10 @@ def create_app(services: Services) -> FastAPI:
         budgets,
         documents,
         agents,
+        benchmarks,
         policies,
         usage_events,
+        evidence,
         explain,
         papers,
         clearing,

@@ -32,6 +32,9 @@ COMMANDS = {
     "describe": Entry("jobs", "作业的状态、经过、等待原因与花费", "a job's state, story, reasons for waiting and cost"),
     "logs": Entry("jobs", "作业日志", "a job's log"),
     "cancel": Entry("jobs", "取消作业", "cancel a job"),
+    "hold": Entry("jobs", "暂缓排队中的作业", "keep a waiting job from starting"),
+    "release": Entry("jobs", "放行暂缓的作业", "let a held job start again"),
+    "progress": Entry("jobs", "上报运行中作业的步数", "report the steps a running job has done"),
     "quote": Entry(
         "quoting", "报价：能在哪里、何时、以多少净费用运行", "where, when and at what net cost a job could run"
     ),
@@ -78,7 +81,15 @@ COMMANDS = {
     "backup": Entry("keeping", "平台运行中备份整个数据库", "keep the whole database in one file, while it runs"),
     "restore": Entry("keeping", "由备份恢复到空数据库", "make an empty database what a backup holds"),
     "doctor": Entry("service", "检查本机能否运行", "check what this machine has and lacks"),
+    "evidence": Entry(
+        "evidence",
+        "加速卡的产地证据：等级、质询与答复、审核",
+        "evidence of a device's origin: level, challenge, decisions",
+    ),
     "devices": Entry("devices", "本机或录制文件中的加速卡", "accelerators of this host, or of a recording"),
+    "bench": Entry(
+        "bench", "测本机加速卡的算力、带宽与互联", "measure this host's accelerators, their memory and links"
+    ),
     "snapshot": Entry("zone", "导出调度器所见的一切", "everything the planner sees now, as JSON"),
     "plan": Entry("tools", "离线：对快照做调度计划", "offline: plan a snapshot"),
     "simulate": Entry(

@@ -22,7 +22,7 @@ from api.auth import mint_key, principal_of_key
 from api.embedded import EmbeddedAgents, LocalPush, witness_of
 from api.settings import Settings
 from api.wiring import Services, build
-from scheduler import store
+from scheduler import places
 
 AGENT_PERIOD_S = 2.0
 KEYS = "keys.json"
@@ -91,7 +91,7 @@ class Running:
     def add_real_node(self, node: str, pool: str, devices: Sequence[Accelerator]) -> None:
         """This host's own devices as a node of a pool."""
         with self.services.database.write() as tx:
-            refusal = store.add_node(tx, id=node, pool=pool, devices=devices, now=self.services.clock.now())
+            refusal = places.add_node(tx, id=node, pool=pool, devices=devices, now=self.services.clock.now())
         if refusal is None:
             self._real.append((node, devices[0].vendor))
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, func, select
 
 from adapters.accelerator import Accelerator, Source
 from adapters.agent import Agent
+from adapters.device_event import DeviceEvent
 from adapters.event import key_id_of, public_text
 from adapters.sample import Sample
 from adapters.spool import SpoolBusy, SpoolDamaged
@@ -25,7 +26,7 @@ from adapters.vendors.simulated import Declaration, Simulated
 from adapters.witness import Host, Witness, host_boot, load_key
 from metering import enrolment
 from metering.events import examine, ingest
-from scheduler import store
+from scheduler import places
 from scheduler.refusal import Refusal
 from scheduler.schema import devices, nodes, pools
 
@@ -45,11 +46,12 @@ class LocalPush:
 
     def heartbeat(self, node: str, inventory: Sequence[Accelerator], at: datetime) -> None:
         with self.services.database.write() as tx:
-            store.heartbeat(tx, node, inventory, at)
+            places.heartbeat(tx, node, inventory, at)
 
-    def samples(self, node: str, batch: Sequence[Sample]) -> None:  # noqa: ARG002 - a sample names its device
+    def samples(self, node: str, batch: Sequence[Sample], events: Sequence[DeviceEvent] = ()) -> None:
         with self.services.database.write() as tx:
-            store.add_samples(tx, batch)
+            places.add_samples(tx, batch)
+            places.add_device_events(tx, node, events)
 
     def events(self, batch: list[dict[str, Any]], sent_at: datetime) -> list[dict[str, Any]]:
         """One {id, status} per signed event: the platform has each of them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,8 +11,11 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters.accelerator import Accelerator
+from adapters.agent import Refused
 from adapters.chain import timestamp
+from adapters.device_event import DeviceEvent
 from adapters.event import public_text
+from adapters.reading import event_document, partition_document, sample_document
 from adapters.sample import Sample
 from metering.enrolment import proof
 
@@ -31,10 +33,14 @@ class HttpPush:
             "/v1/agents/heartbeat", {"node": node, "at": timestamp(at), "devices": [_device(d) for d in devices]}
         )
 
-    def samples(self, node: str, batch: Sequence[Sample]) -> None:
-        """These readings are kept."""
-        body = [{**dataclasses.asdict(sample), "at": timestamp(sample.at)} for sample in batch]
-        self._post("/v1/agents/samples", {"node": node, "samples": body})
+    def samples(self, node: str, batch: Sequence[Sample], events: Sequence[DeviceEvent] = ()) -> None:
+        """These readings are kept, and what drivers said of devices."""
+        readings, said = [sample_document(sample) for sample in batch], [event_document(event) for event in events]
+        self._post("/v1/agents/samples", {"node": node, "samples": readings, "events": said})
+
+    def close(self) -> None:
+        """Connections are let go."""
+        self._http.close()
 
     def events(self, batch: list[dict[str, Any]], sent_at: datetime) -> list[dict[str, Any]]:
         """One {id, status, code, facts} per signed event, in order: the platform has each of them."""
@@ -48,11 +54,14 @@ class HttpPush:
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         answer = self._http.post(path, json=body, headers={"Idempotency-Key": uuid.uuid4().hex})
         if answer.is_error:
-            raise PushRefused(_told(answer))
+            raise PushRefused(_told(answer), final=answer.status_code in FINAL)
         return answer.json() if answer.content else None
 
 
-class PushRefused(Exception):
+FINAL = frozenset({400, 413, 422})  # this request is at fault, not the moment
+
+
+class PushRefused(Refused):
     """The platform would not take it; the message is the platform's own."""
 
 
@@ -67,5 +76,17 @@ def _told(answer: httpx.Response) -> str:
 
 def _device(device: Accelerator) -> dict[str, Any]:
     """The device as JSON values."""
-    values = dataclasses.asdict(device)
-    return {**values, "health": device.health.value, "source": device.source.value, "problems": list(device.problems)}
+    return {
+        **{name: getattr(device, name) for name in _PLAIN},
+        "health": device.health.value,
+        "source": device.source.value,
+        "evidence_level": int(device.evidence_level),
+        "problems": list(device.problems),
+        "partition": partition_document(device.partition),
+    }
+
+
+_PLAIN = (
+    *("uuid", "index", "vendor", "model_raw", "model", "serial", "pci_bdf", "visible_id", "memory_total_bytes"),
+    *("driver_version", "health_code"),
+)

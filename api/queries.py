@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, select
 from adapters.catalog import Catalog
 from adapters.chain import timestamp
 from api.texts import pending_words
-from metering import standing
+from metering import benchmark, standing
 from metering import store as money
 from metering.budget import VoucherBudget
 from metering.facts import holds_at
@@ -25,6 +25,7 @@ from scheduler import schema as work
 from scheduler import store, view
 from scheduler.clock import from_ms
 from scheduler.lifecycle import State
+from scheduler.progress import progress_of
 
 
 def rows(tx: Connection, table: Table, wanted: Mapping[Any, Any]) -> list[dict[str, Any]]:
@@ -46,7 +47,7 @@ def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:
     """`*_at_ms` as `*_at`, a time; JSON columns as values."""
     found: dict[str, Any] = {}
     for key, value in row.items():
-        if key.endswith("_at_ms"):
+        if key.endswith("_at_ms") or key == "at_ms":
             found[key.removesuffix("_ms")] = timestamp(from_ms(value)) if value is not None else None
         elif key == "facts" and isinstance(value, str):
             found[key] = json.loads(value)
@@ -84,9 +85,42 @@ def job(tx: Connection, firm: str | None, identity: str) -> dict[str, Any] | Non
     return {
         **_job(row),
         "spec": json.loads(row["spec"]),
+        "progress": _progress(progress_of(tx, identity)),
         "leases": [_lease(tx, lease) for lease in tx.execute(query).mappings()],
         "cost": {name: settled[name] for name in TOTALS} if settled else None,
     }
+
+
+def array(tx: Connection, firm: str | None, identity: str) -> dict[str, Any] | None:
+    """An array with its elements; None if it is not there or another firm's.
+
+    state: RUNNING or PENDING while one has not ended; then SUCCEEDED if all did, else that of the first that did not.
+    """
+    found = store.array_jobs(tx, identity)
+    if not found or firm not in (None, found[0]["firm"]):
+        return None
+    states = [State(row["state"]) for row in found]
+    ended = all(state.terminal for state in states)
+    state = State.RUNNING if any(state.holds_devices for state in states) else State.PENDING
+    if ended:
+        state = next((state for state in states if state is not State.SUCCEEDED), State.SUCCEEDED)
+    elements = [_job(row) for row in found]
+    kept = ("name", "firm", "queue", "priority", "submitted_at")
+    return {
+        "id": identity,
+        **{k: elements[0][k] for k in kept},
+        "state": state.value,
+        "ended": ended,
+        "parallel": found[0]["array_parallel"],
+        "elements": [{k: each[k] for k in ("id", "array_index", "state", "held_by", "pending")} for each in elements],
+    }
+
+
+def _progress(row: Mapping[Any, Any] | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    shown = _shown(row)
+    return {k: shown[k] for k in ("at", "steps", "total_steps", "checkpointed_at", "checkpointed_steps")}
 
 
 def _job(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -107,6 +141,10 @@ def _job(row: Mapping[Any, Any]) -> dict[str, Any]:
         "ended_at",
         "exit_code",
         "cause",
+        "held_by",
+        "deadline_at",
+        "array_id",
+        "array_index",
     )
     return {
         **{k: shown[k] for k in kept},
@@ -147,9 +185,10 @@ def nodes(tx: Connection, provider: str | None) -> list[dict[str, Any]]:
         query = query.where(work.pools.c.provider == provider)
     by_node: dict[str, list[dict[str, Any]]] = {}
     kept = ("uuid", "idx", "vendor", "model", "model_raw", "serial", "pci_bdf", "memory_total_bytes", "driver_version",
-            "health", "source", "evidence_level")  # fmt: skip
+            "health", "health_code", "source", "evidence_level")  # fmt: skip
     for row in tx.execute(select(work.devices).order_by(work.devices.c.node, work.devices.c.idx)).mappings():
         device = {**{k: row[k] for k in kept}, "problems": json.loads(row["problems"])}
+        device |= {"partition": json.loads(row["partition"] or "null"), "leasable": bool(row["leasable"])}
         by_node.setdefault(row["node"], []).append(device)
     return [
         {**_shown(row), "schedulable": bool(row["schedulable"]), "devices": by_node.get(row["id"], [])}
@@ -181,16 +220,21 @@ def listings(tx: Connection, budget: VoucherBudget, catalog: Catalog, now: Any) 
     oldest = int(now.timestamp() * 1000) - int(view.SILENT_AFTER.total_seconds() * 1000)
     query = select(work.devices.c.uuid, work.devices.c.health, work.nodes.c.pool, work.nodes.c.id.label("node"),
                    work.nodes.c.schedulable, work.nodes.c.heartbeat_at_ms)  # fmt: skip
+    query = query.where(work.devices.c.leasable == 1)
     for row in tx.execute(query.join(work.nodes, work.nodes.c.id == work.devices.c.node)):
         usable = bool(row.schedulable) and row.health != "failed" and (row.heartbeat_at_ms or 0) >= oldest
         by_pool.setdefault(row.pool, []).append({"node": row.node, "held": row.uuid in held, "usable": usable})
     found = []
+    measured = benchmark.measured(benchmark.latest(tx), catalog)
     for pool in tx.execute(select(work.pools).where(work.pools.c.listed == 1).order_by(work.pools.c.id)).mappings():
         origin = budget.origin(pool["vendor"], pool["model"], now)
         papers = holds_at(standing.eligible_intervals(tx, "site", pool["site"]), now)
         rate = (budget.policy.rate_bp(origin, now) or 0) if budget.policy.in_force_at(now) else 0
         found.append(
             listing_of(_shown(pool), origin, catalog.get(pool["model"]), by_pool.get(pool["id"], []), rate, papers)
+            | benchmark.beside(
+                catalog.get(pool["model"]), measured.get(pool["id"]), whole=pool["source"] == "simulated"
+            )
         )
     return found
 

@@ -18,6 +18,8 @@ from pydantic import (
 from stdnum.cn import uscc
 from stdnum.exceptions import ValidationError
 
+from scheduler.lease import STEPS_MAX
+
 Name = Annotated[str, Field(min_length=1, max_length=120)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
@@ -118,6 +120,18 @@ class Simulated(Body):
     count: Annotated[int, Field(ge=1, le=64)]
 
 
+Health = Literal["ok", "degraded", "failed", "unknown"]
+Uuid = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Partition(Body):
+    """Of which device this one is a part."""
+
+    kind: Literal["mig", "vnpu", "smlu", "sgpu", "svi", "vgpu"]
+    parent_uuid: Uuid
+    profile: Annotated[str, Field(max_length=80)] | None = None
+
+
 class Device(Body):
     """One device of an inventory, as `yisuan devices -o json` prints it."""
 
@@ -133,7 +147,9 @@ class Device(Body):
     visible_id: str | None = None
     memory_total_bytes: Annotated[int, Field(ge=0)] | None = None
     driver_version: str | None = None
-    health: Literal["ok", "degraded", "failed", "unknown"] = "unknown"
+    health: Health = "unknown"
+    health_code: Annotated[str, Field(max_length=400)] | None = None
+    partition: Partition | None = None
     source: Literal["library", "cli", "simulated"]
     evidence_level: Annotated[int, Field(ge=0, le=5)] = 1
     problems: list[str] = Field(default_factory=list)
@@ -153,8 +169,43 @@ class Schedulable(Body):
     schedulable: bool
 
 
+Devices = Annotated[int, Field(ge=0, le=1_000_000_000)]
+
+
 class Queue(Body):
-    nominal_devices: Annotated[int, Field(ge=0)] | None
+    """The whole of a queue's quota: what is left out has its default, None = no limit. Limits on lending need a cohort."""
+
+    nominal_devices: Devices | None
+    cohort: Id | None = None
+    borrowing_limit: Devices | None = None
+    lending_limit: Devices | None = None
+    weight: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+
+    @model_validator(mode="after")
+    def _limits_within_a_cohort(self) -> Queue:
+        for name in ("borrowing_limit", "lending_limit"):
+            if self.cohort is None and getattr(self, name) is not None:
+                raise ValueError(f"/{name} needs a cohort: a queue of none lends and borrows nothing")
+        return self
+
+
+Steps = Annotated[int, Field(ge=0, le=STEPS_MAX)]
+
+
+class Progress(Body):
+    """Steps a job has done in all its attempts, of how many, and how many its last complete checkpoint holds."""
+
+    steps: Steps
+    total_steps: Annotated[Steps, Field(ge=1)] | None = None
+    checkpointed_steps: Steps | None = None
+
+    @model_validator(mode="after")
+    def _within_the_total(self) -> Progress:
+        if self.total_steps is not None and self.steps > self.total_steps:
+            raise ValueError(f"/steps: {self.steps} is more than total_steps, {self.total_steps}")
+        if self.checkpointed_steps is not None and self.checkpointed_steps > self.steps:
+            raise ValueError(f"/checkpointed_steps: {self.checkpointed_steps} is more than steps, {self.steps}")
+        return self
 
 
 class Fact(Body):
@@ -192,18 +243,54 @@ class Heartbeat(Body):
     devices: Annotated[list[Device], Field(max_length=256)]
 
 
+Ratio = Annotated[float, Field(ge=0, le=1, strict=False)]
+Figure = Annotated[float, Field(strict=False)]
+Amount = Annotated[float, Field(ge=0, strict=False)]
+Count = Annotated[int, Field(ge=0)]
+Word = Annotated[str, Field(max_length=400)]
+
+
 class Reading(Body):
+    """One reading of one device, as `yisuan devices -o json` prints it; what is left out or null is unknown."""
+
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    uuid: Annotated[str, Field(min_length=1, max_length=200)]
-    at: Annotated[datetime, Field(strict=False)]
-    utilisation_ratio: Annotated[float, Field(ge=0, le=1, strict=False)] | None = None
-    utilisation_semantics: str | None = None
-    memory_used_bytes: Annotated[int, Field(ge=0)] | None = None
-    power_watts: Annotated[float, Field(ge=0, strict=False)] | None = None
-    temperature_celsius: Annotated[float, Field(strict=False)] | None = None
+    uuid: Uuid
+    at: Instant
+    utilisation_ratio: Ratio | None = None
+    utilisation_semantics: Word | None = None
+    memory_used_bytes: Count | None = None
+    power_watts: Amount | None = None
+    energy_joules_total: Amount | None = None
+    temperature_celsius: Figure | None = None
+    memory_bandwidth_ratio: Ratio | None = None
+    memory_temperature_celsius: Figure | None = None
+    core_clock_mhz: Amount | None = None
+    memory_clock_mhz: Amount | None = None
+    ecc_corrected_total: Count | None = None
+    ecc_uncorrected_total: Count | None = None
+    retired_pages: Count | None = None
+    link_errors_total: Count | None = None
+    throttled: Annotated[list[Word], Field(max_length=32)] | None = None
+    health: Health | None = None
+    health_code: Word | None = None
+    last_error: Word | None = None
+    raw_error: str | None = None
+
+
+class DeviceEvent(Body):
+    """What a driver said of a device, in its own code."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    uuid: Uuid
+    at: Instant
+    code: Annotated[str, Field(min_length=1, max_length=120)]
+    severity: Literal["info", "warning", "fatal"] | None = None
+    text: Annotated[str, Field(max_length=2000)] | None = None
 
 
 class Samples(Body):
     node: Id
     samples: Annotated[list[Reading], Field(max_length=20_000)]
+    events: Annotated[list[DeviceEvent], Field(max_length=20_000)] = Field(default_factory=list)

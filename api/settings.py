@@ -13,6 +13,7 @@ class Settings(BaseSettings):
     """What a platform process is told from outside. data_dir is made with mode 0700; nothing secret has a default.
 
     ledger: demo or live; None takes the mark the database has, live for a new one.
+    moves_per_hour: running members that may be moved so that larger jobs fit; 0 = none. Only jobs with a checkpoint move.
     """
 
     model_config = SettingsConfigDict(env_prefix="YISUAN_", frozen=True, extra="ignore")
@@ -25,6 +26,7 @@ class Settings(BaseSettings):
     policy: str = "net_cost"
     voucher_policy: str = "etown-2024-10"
     parameters_dir: Path | None = None
+    moves_per_hour: int = Field(default=0, ge=0, le=100_000)
     tick_ms: int = Field(default=250, ge=10, le=60_000)
     job_path: str = "/usr/local/bin:/usr/bin:/bin"
     confinement: Literal["auto", "namespace", "landlock", "uid", "none"] = "auto"

@@ -50,7 +50,7 @@ class Telemetry:
             }
             held = {r.device for r in tx.execute(select(lease_devices.c.device).where(lease_devices.c.released == 0))}
             found: dict[tuple[str, str, str, str], int] = {}
-            for row in tx.execute(select(devices.c.uuid, devices.c.vendor, devices.c.model, devices.c.source)):
+            for row in tx.execute(select(devices).where(devices.c.leasable == 1)):
                 key = (row.vendor, row.model or "unknown", row.source, "allocated" if row.uuid in held else "free")
                 found[key] = found.get(key, 0) + 1
             rooms = tx.execute(select(accounts).where(accounts.c.id.startswith(f"pool:{PROGRAMME}:"))).mappings().all()

@@ -28,6 +28,7 @@ from scheduler.clock import Clock, SystemClock
 from scheduler.database import Database, LeadLost
 from scheduler.loop import Loop
 from scheduler.ports import Backend
+from scheduler.region_file import read_region_file
 from scheduler.registry import load_policy
 
 log = structlog.get_logger()
@@ -146,8 +147,17 @@ def build(settings: Settings, *, clock: Clock | None = None, backends: Mapping[s
             signal.raise_signal(signal.SIGTERM)  # ends this process in order; nothing of it is written any more
 
     loop = Loop(
-        database, budget, load_policy(settings.policy), backends, clock, zone=str(budget.policy.zone), on_tick=on_tick
+        database,
+        budget,
+        load_policy(settings.policy),
+        backends,
+        clock,
+        zone=str(budget.policy.zone),
+        on_tick=on_tick,
+        moves_per_hour=settings.moves_per_hour,
     )
+    if (regions := data_dir / "regions.yaml").is_file():
+        loop.dispatch.regions = read_region_file(regions)
     return Services(
         settings=settings,
         database=database,

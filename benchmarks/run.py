@@ -15,13 +15,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ALL = ("startup", "settle", "journal", "plan_scale", "postings", "settling", "events")
-LONG = ("growth",)  # half an hour
+LONG = ("growth", "agent")  # half an hour; a minute and a half
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", choices=[*ALL, *LONG, []], help="which ones; if none is named all but growth"
+        "names", nargs="*", choices=[*ALL, *LONG, []], help="which ones; if none is named all but growth and agent"
     )
     parser.add_argument("--record", action="store_true", help="append the lines to results.jsonl")
     arguments = parser.parse_args()

@@ -118,6 +118,15 @@ def states_of(tx: Connection, kind: str, subjects: Sequence[str]) -> dict[str, s
     return {row.subject: row.state for row in tx.execute(query)} if subjects else {}
 
 
+def states_of_all(tx: Connection, asked: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
+    """Where each of these cases of several kinds stands, by (kind, subject); "none" for those without an act."""
+    names = sorted({subject for subjects in asked.values() for subject in subjects})
+    query = select(states.c.kind, states.c.subject, states.c.state)
+    query = query.where(states.c.kind.in_(sorted(asked)), states.c.subject.in_(names))
+    found = {(kind, subject): NONE for kind, subjects in asked.items() for subject in subjects}
+    return {**found, **{(kind, subject): state for kind, subject, state in tx.execute(query)}}
+
+
 def state_of(tx: Connection, kind: str, subject: str) -> str:
     """Where the case stands; "none" before its first act."""
     found = tx.execute(select(states.c.state).where(states.c.kind == kind, states.c.subject == subject)).scalar()

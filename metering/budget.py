@@ -16,8 +16,8 @@ from sqlalchemy import Connection, insert, select, update
 
 from adapters.accelerator import Origin, Source
 from adapters.chain import instant, timestamp
-from metering import acts, linking, posting, store, tranche
-from metering.case import settle_document
+from metering import acts, allowance, linking, posting, store, tranche
+from metering.case import Settling
 from metering.expectation import Expectation
 from metering.expenditure import Expenditure
 from metering.facts import Interval, holds_at, intersect, subtract
@@ -27,6 +27,7 @@ from metering.programme_schema import contracts
 from metering.reading import Reading
 from metering.rule import Rule
 from metering.schema import holds, transfers
+from metering.settlement import Settlement, document
 from metering.shadow_price import with_prices
 from metering.year import local_year
 from scheduler.clock import from_ms, to_ms
@@ -61,6 +62,7 @@ class VoucherBudget:
         self.policy: Policy = registry.policy(policy)
         self.expectation = Expectation(self.policy.zone)
         self.expenditure = Expenditure(self)
+        self._settling = Settling(registry, self.rules)
 
     def origin(self, vendor: str, model: str, now: datetime) -> Origin:
         """The register's verdict; undetermined where it has no row in force."""
@@ -96,6 +98,7 @@ class VoucherBudget:
         found = []
         sites = {site: reading.eligible("site", site) for site in {pool.site for pool in pools}}
         year = now.astimezone(self.policy.zone).year
+        below = allowance.pools_below(reading.tx, self.policy, now)
         for firm in firms:
             may_draw = self.voucher_state(reading, firm, "auto") == "drawn" and self.policy.in_force_at(now)
             may_draw = may_draw and holds_at(reading.eligible("firm", firm), now)
@@ -104,12 +107,13 @@ class VoucherBudget:
             room = min(left["firm"].get(year, 0), left[source].get(year, 0))
             for pool in pools:
                 draws = may_draw and holds_at(sites[pool.site], now)
+                origin = Origin.UNDETERMINED if pool.id in below else pool.origin
                 found.append(
                     Terms(
                         firm=firm,
                         pool=pool.id,
                         price_fen_per_device_hour=pool.price_fen_per_device_hour,
-                        rate_bp=self.policy.rate_bp(pool.origin, now) or 0 if draws else 0,
+                        rate_bp=self.policy.rate_bp(origin, now) or 0 if draws else 0,
                         room_fen=room,
                     )
                 )
@@ -142,6 +146,7 @@ class VoucherBudget:
                 "price_fen_per_device_hour": lease.price_fen_per_device_hour,
             }
         ]
+        usage = allowance.shown_usage(tx, self.policy, {lease.id: pool["source"]}, usage)
         providers = {str(lease.id): str(pool["provider"])}
         reading = Reading(tx)
         case = self.case(reading, lease.firm, asked, usage, posted={}, held={}, providers=providers, now=now)
@@ -206,7 +211,10 @@ class VoucherBudget:
         served = [{"lease": "", "start": timestamp(now), "end": timestamp(now + timedelta(milliseconds=1))}]
         if not holds_at(self._eligible(reading, firm, state, served, {"": pool["provider"]}), now):
             return 0
-        return self.policy.rate_bp(self.origin(pool["vendor"], pool["model"], now), now) or 0
+        origin = self.origin(pool["vendor"], pool["model"], now)
+        if pool["id"] in allowance.pools_below(reading.tx, self.policy, now):
+            origin = Origin.UNDETERMINED
+        return self.policy.rate_bp(origin, now) or 0
 
     def sweep(self, tx: Connection, now: datetime) -> int:
         """Expire holds past their time whose lease holds no devices any more; prices and links that start now take effect.
@@ -289,13 +297,12 @@ class VoucherBudget:
         Usage of one year has the tranche beside the pool. A case's tranche runs on through the years and a firm's does not,
         so for usage of more than one the tranche of each stands in place of its pool.
         """
-        touched = {year for entry in usage for year in self._years(entry)}
         at = now or max((instant(str(entry["end"])) for entry in usage), default=None)
-        issued = {
-            year
-            for year in touched & set(self.policy.years)
-            if at is not None and tranche.in_use(self.policy, year, at) and not reading.closed(year)
-        }
+        through = {year for year in self.policy.years if at is not None and tranche.in_use(self.policy, year, at)}
+        if not through:
+            return {}
+        touched = {year for entry in usage for year in self._years(entry)}
+        issued = {year for year in touched & through if not reading.closed(year)}
         if not issued:
             return {}
         mine = {year: left.get("tranche", {}).get(year, 0) for year in issued}
@@ -313,7 +320,13 @@ class VoucherBudget:
 
     def settle_case(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """The output document of a case, by the very code of `yisuan settle`."""
-        return settle_document(json.dumps(case), self.registry, self.rules)
+        return document(self.settle(case))
+
+    def settle(self, case: Mapping[str, Any]) -> Settlement:
+        """The settlement of a case, read and settled by the very code of `yisuan settle`; its text is not spelt out between."""
+        if self._settling.registry is not self.registry or self._settling.rules is not self.rules:
+            self._settling = Settling(self.registry, self.rules)
+        return self._settling.settled(case)
 
     def _eligible(
         self, reading: Reading, firm: str, state: str, usage: Sequence[Mapping[str, Any]], providers: Mapping[str, str]
@@ -333,6 +346,8 @@ class VoucherBudget:
             found = subtract(found, [Interval(start=instant(since))])
         for provider in sorted(set(providers.values())):
             related = reading.related(firm, provider)
+            if not related:
+                continue
             served = [
                 Interval(start=instant(entry["start"]), end=instant(entry["end"]))
                 for entry in usage

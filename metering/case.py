@@ -24,7 +24,7 @@ from metering.facts import Interval
 from metering.parameters import ParameterError, Policy, Registry, load_policies
 from metering.rates import Price, RateCard
 from metering.rule import Rule, Rules, load_rules
-from metering.settlement import document, settle
+from metering.settlement import Settlement, document, settle
 
 OK, BAD_INPUT = 0, 2
 
@@ -33,8 +33,14 @@ _TIME = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2})"
     r"(?::([0-9]{2})(?:\.([0-9]+))?)?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
-# What the platform itself writes (adapters.chain.timestamp) the standard library reads, to the same instant and faster.
-_PLAIN_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+# Nearly every time there is: the standard library reads these to the same instant, faster.
+_PLAIN_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(?:\.[0-9]{3})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_YEAR = re.compile(r"[0-9]{4}")
+_ORIGINS = {origin.value: origin for origin in Origin}
+_KEPT = 256  # firms whose rulings a Settling keeps
 _SHOWN = 80  # characters of a bad value that an error repeats
 
 
@@ -61,14 +67,27 @@ def settle_document(text: str | bytes, registry: Registry, rules: Sequence[Rule]
 
     Raises CaseError for anything that is not exactly a case.
     """
-    case = _Case.read(_parse(text), registry)
-    settlement = settle(
-        case.usage,
-        case.rates,
-        Rules(policy=case.policy, rules=tuple(rules), firm=case.firm, sites=case.sites),
-        case.rooms,
-    )
-    return document(settlement)
+    return document(Settling(registry, rules).settled(_parse(text)))
+
+
+class Settling:
+    """Settles case after case under one registry and one set of rules; what the rules say of a firm's usage is kept."""
+
+    def __init__(self, registry: Registry, rules: Sequence[Rule]) -> None:
+        self.registry, self.rules = registry, tuple(rules)  # a tuple stays the same tuple
+        self._kept: dict[Any, Rules] = {}
+
+    def settled(self, value: Any) -> Settlement:
+        """The settlement of a case given as the value that its JSON text would be parsed to; raises CaseError."""
+        case = _Case.read(value, self.registry)
+        key = (case.policy.id, case.firm, tuple(case.sites.items()))
+        rules = self._kept.get(key)
+        if rules is None:
+            if len(self._kept) == _KEPT:
+                self._kept.clear()
+            rules = Rules(policy=case.policy, rules=self.rules, firm=case.firm, sites=case.sites)
+            self._kept[key] = rules
+        return settle(case.usage, case.rates, rules, case.rooms)
 
 
 def run_settle(paths: Sequence[str | Path], parameters: Path | None, stdout: TextIO, stderr: TextIO) -> int:
@@ -200,14 +219,16 @@ class _Case:
             described = _object(site, path, CASE["properties"]["sites"]["additionalProperties"])
             sites[name] = _intervals(described["eligible"], f"{path}/eligible")
         entries = _array(body["usage"], "/usage")
-        usage = tuple(_entry(entry, f"/usage/{index}", sites) for index, entry in enumerate(entries))
+        usage = tuple(
+            _plain_entry(entry, sites) or _entry(entry, f"/usage/{index}", sites) for index, entry in enumerate(entries)
+        )
         return cls(
             policy=policy,
             firm=_intervals(firm["eligible"], "/firm/eligible"),
             sites=sites,
             rooms=_rooms(body.get("rooms", {})),
             usage=usage,
-            rates=RateCard({e.rate: (Price(start=_FIRST, fen_per_device_hour=int(e.rate)),) for e in usage}),
+            rates=RateCard({r: (Price(start=_FIRST, fen_per_device_hour=int(r)),) for r in {e.rate for e in usage}}),
         )
 
 
@@ -219,6 +240,46 @@ def _policy(value: Any, registry: Registry) -> Policy:
         facts = {"path": "/policy", "value": name, "status": policy.status, "expected": active}
         raise CaseError("POLICY_NOT_ACTIVE", facts)
     return policy
+
+
+def _plain_entry(value: Any, sites: Collection[str]) -> UsageEntry | None:
+    """An entry that is right in every way, read in one go; None for any other, and `_entry` says what is wrong with it.
+
+    What it takes `_entry` reads to the same: one is tested against the other.
+    """
+    if type(value) is not dict:
+        return None
+    try:
+        lease, model, origin, devices = value["lease"], value["model"], value["origin"], value["devices"]
+        begins, ends, price = value["start"], value["end"], value["price_fen_per_device_hour"]
+    except KeyError:
+        return None
+    optional, share, site = 0, 1000, None
+    if "share_permille" in value:
+        optional, share = 1, value["share_permille"]
+    if "site" in value:
+        optional, site = optional + 1, value["site"]
+        if type(site) is not str or site not in sites:
+            return None
+    if (
+        len(value) != 7 + optional
+        or not (type(lease) is type(model) is type(origin) is type(begins) is type(ends) is str)
+        or not (type(devices) is type(share) is type(price) is int)
+        or not (1 <= devices <= LARGEST and 1 <= share <= 1000 and 0 <= price <= LARGEST)
+        or origin not in _ORIGINS
+        or not (_PLAIN_TIME.fullmatch(begins) and _PLAIN_TIME.fullmatch(ends))
+    ):
+        return None
+    try:
+        start, end = datetime.fromisoformat(begins).astimezone(UTC), datetime.fromisoformat(ends).astimezone(UTC)
+    except (ValueError, OverflowError):  # no such day, or not in UTC
+        return None
+    if end < start:
+        return None
+    return UsageEntry(
+        lease=lease, model=model, origin=_ORIGINS[origin], devices=devices, share_permille=share, site=site,
+        start=start, end=end, rate=str(price),
+    )  # fmt: skip
 
 
 def _entry(value: Any, path: str, sites: Collection[str]) -> UsageEntry:
@@ -251,7 +312,7 @@ def _rooms(value: Any) -> Rooms:
 def _by_year(value: Any, path: str) -> dict[int, int]:
     found = {}
     for year, fen in _object(value, path, None).items():
-        if not re.fullmatch(r"[0-9]{4}", year):
+        if not _YEAR.fullmatch(year):
             raise CaseError("BAD_YEAR", {"path": path, "value": _short(year), "expected": "a year such as 2025"})
         found[int(year)] = _whole(fen, f"{path}/{year}")
     return found
@@ -337,11 +398,6 @@ def _choice(value: Any, path: str, known: Collection[str], code: str) -> str:
 
 
 def _usage_time(value: Any, path: str) -> datetime:
-    if type(value) is str and _PLAIN_TIME.fullmatch(value):
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            pass  # no such day or hour: _time says which
     at = _utc(_time(value, path))
     if at is None:
         raise _bad_time(value, path, "outside the years 0001 to 9999 of UTC")
@@ -358,6 +414,11 @@ def _utc(at: datetime) -> datetime | None:
 def _time(value: Any, path: str) -> datetime:
     """The instant that RFC 3339 text states, whole milliseconds, in its own offset."""
     text = _text(value, path)
+    if _PLAIN_TIME.fullmatch(text):
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            pass  # no such day or hour: below it is said which
     match = _TIME.fullmatch(text)
     if match is None:
         raise _bad_time(text, path, "not RFC 3339 with an offset, such as 2025-06-01T09:00:00+08:00")

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, func, select
 
 from metering.firm_budget import FirmBudget, standing_budgets
+from metering.programme_schema import refunds
 from metering.reading import Reading
+from metering.refunding import class_of, shares
 from metering.schema import holds, settlement_lines, settlements
 from scheduler.clock import from_ms, to_ms
 from scheduler.duration import parse_duration, parse_money
@@ -46,7 +48,7 @@ class Expenditure:
     def __init__(self, budget: VoucherBudget) -> None:
         self.budget = budget
         self._wishes: dict[str, _Wish] = {}
-        self._spent: dict[tuple[str, datetime, datetime | None], tuple[int, int]] = {}
+        self._spent: dict[tuple[str, datetime, datetime | None], tuple[tuple[int, int], int]] = {}
 
     def exhausted(self, tx: Connection, held: Sequence[Mapping[str, Any]], now: datetime) -> dict[LeaseId, Refusal]:
         """Of these lease rows, those to stop now, each with why: its job's or its firm's limit is spent."""
@@ -111,13 +113,18 @@ class Expenditure:
         return may_start([self._limit(tx, one) for one in limits], burning, asked)
 
     def spent(self, tx: Connection, firm: str, start: datetime, end: datetime | None) -> int:
-        """Net fen of what is settled of the firm's usage in [start, end). A line cut by an edge counts in proportion to
-        its time, rounded up. What was refunded afterwards is not taken off."""
+        """Net fen of what is settled of the firm's usage in [start, end), less what it got back of it by refunds.
+
+        A line cut by an edge counts in proportion to its time, one of a class partly refunded in proportion to what the
+        firm still pays of the class; each rounded up.
+        """
         last = tx.execute(select(func.max(settlements.c.seq)).where(settlements.c.firm == firm)).scalar() or 0
+        returned = tx.execute(select(func.max(refunds.c.seq))).scalar() or 0
         key = (firm, start, end)
         kept = self._spent.get(key)
-        if kept is None or kept[0] != last:
-            kept = self._spent[key] = (last, _settled(tx, firm, to_ms(start), None if end is None else to_ms(end)))
+        if kept is None or kept[0] != (last, returned):
+            found = _settled(tx, firm, to_ms(start), None if end is None else to_ms(end))
+            kept = self._spent[key] = ((last, returned), found)
         return kept[1]
 
     def _limit(self, tx: Connection, one: FirmBudget) -> Limit:
@@ -217,19 +224,39 @@ def _settled(tx: Connection, firm: str, start_ms: int, end_ms: int | None) -> in
     last = _last(settlements.c.firm == firm)
     lines = settlement_lines.c
     query = (
-        select(lines.start_ms, lines.end_ms, lines.payable_fen)
+        select(settlement_lines)
         .join(settlements, settlements.c.id == lines.settlement)
         .join(last, settlements.c.seq == last.c.seq)
         .where(lines.end_ms > start_ms)
     )
     if end_ms is not None:
         query = query.where(lines.start_ms < end_ms)
+    still = _still_paid(tx, last)
     total = 0
-    for row in tx.execute(query):
-        length = max(1, row.end_ms - row.start_ms)
-        inside = (row.end_ms if end_ms is None else min(row.end_ms, end_ms)) - max(row.start_ms, start_ms)
-        total += -(-row.payable_fen * inside // length)
+    for row in tx.execute(query).mappings():
+        length = max(1, row["end_ms"] - row["start_ms"])
+        inside = (row["end_ms"] if end_ms is None else min(row["end_ms"], end_ms)) - max(row["start_ms"], start_ms)
+        kept, whole = still.get((row["settlement"], *class_of(row)), (1, 1)) if still else (1, 1)
+        total += -(-row["payable_fen"] * kept * inside // (whole * length))
     return total
+
+
+def _still_paid(tx: Connection, last: Any) -> dict[tuple[Any, ...], tuple[int, int]]:
+    """(settlement, class) → what the firm pays of it after refunds, and before; of the refunded jobs among the last ones."""
+    query = (
+        select(settlements.c.id, settlements.c.job)
+        .join(last, settlements.c.seq == last.c.seq)
+        .where(settlements.c.job.in_(select(refunds.c.job)))
+    )
+    found: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for settlement, job in tx.execute(query).all():
+        for part in shares(tx, job, settlement):
+            billed = part.billed
+            paid = billed.fee_fen - billed.deduction_fen
+            if paid:
+                key = (settlement, billed.provider, billed.origin, billed.rate_bp, billed.year)
+                found[key] = (paid - part.firm_fen, paid)
+    return found
 
 
 def _last(which: Any) -> Any:

@@ -43,7 +43,7 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
     {
         # Clause 4.1: a firm's standing. Facts say since when; this says what was decided about them.
         "eligibility": {
-            "submit": _step("none draft", "submitted", OPERATOR | FIRM),
+            "submit": _step("none", "submitted", OPERATOR | FIRM),
             "verify": _step("none submitted", "verified", OPERATOR),
             "suspend": _step("verified reinstated", "suspended", OPERATOR, reason=True),
             "reinstate": _step("suspended", "reinstated", OPERATOR, reason=True),

@@ -79,7 +79,7 @@ def probe(tx: Connection, zone: ZoneInfo, now: datetime) -> int:
         select(devices.c.uuid, devices.c.health, nodes.c.schedulable, nodes.c.heartbeat_at_ms, nodes.c.pool)
         .join(nodes, nodes.c.id == devices.c.node)
         .join(pools, pools.c.id == nodes.c.pool)
-        .where(pools.c.listed == 1)
+        .where(pools.c.listed == 1, devices.c.leasable == 1)
     )
     counts: dict[str, dict[str, int]] = {}
     for row in tx.execute(query):

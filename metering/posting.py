@@ -6,19 +6,18 @@ daily ones equals the settlement of the whole, and repeating one changes nothing
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import BindParameter, Connection, RowMapping, bindparam, func, select
 
 from adapters.accelerator import Origin, Source
-from adapters.chain import canonical, instant, timestamp
-from metering import acts, contracts, draws, linking, refunding, review, rooms, store, tranche
+from adapters.chain import canonical, instant
+from metering import acts, allowance, billable, contracts, draws, linking, refunding, review, rooms, store, tranche
 from metering.ledger import (
     AccountId,
     Code,
@@ -33,11 +32,11 @@ from metering.parameters.policy import REFILL
 from metering.programme_schema import price_corrections, refunds
 from metering.reading import Reading
 from metering.schema import settlement_lines, settlements
+from metering.settlement import Line, Settlement, document
 from metering.statement import lines_of
 from metering.year import local_year
 from scheduler import journal
-from scheduler.clock import from_ms, to_ms
-from scheduler.lease import Cause
+from scheduler.clock import to_ms
 from scheduler.schema import usage_records
 from scheduler.usage import UsageKind
 
@@ -45,7 +44,30 @@ if TYPE_CHECKING:
     from metering.budget import VoucherBudget
 
 SAMPLING = "review.sampling"  # ‰ of settlements that are looked at whatever they say
+USED = (  # what a usage record says that settling asks for
+    "job", "lease", "provider", "site", "vendor", "model", "source", "kind", "cause", "devices", "share_permille",
+    "start_ms", "end_ms", "price_fen_per_device_hour",
+)  # fmt: skip
 REISSUE = "reissue"  # the answer under which what came back to a closed year may be drawn again by the job it came from
+
+
+_JOBS: BindParameter[Any] = bindparam("jobs", expanding=True)
+_USAGE = (
+    select(*(usage_records.c[name] for name in USED))
+    .where(usage_records.c.job.in_(_JOBS))
+    .order_by(usage_records.c.seq)
+)
+_NUMBERS = (
+    select(settlements.c.job, func.max(settlements.c.number))
+    .where(settlements.c.job.in_(_JOBS))
+    .group_by(settlements.c.job)
+)
+_REFUNDED = select(refunds.c.job, refunds.c.amount_fen).where(refunds.c.job.in_(_JOBS)).order_by(refunds.c.seq)
+_CORRECTED = (
+    select(price_corrections.c.lease, price_corrections.c.fen_per_device_hour)
+    .where(price_corrections.c.lease.in_(bindparam("leases", expanding=True)))
+    .order_by(price_corrections.c.seq)
+)
 
 
 def charge(budget: VoucherBudget, tx: Connection, jobs: Sequence[str], now: datetime, *, final: bool) -> None:
@@ -55,6 +77,7 @@ def charge(budget: VoucherBudget, tx: Connection, jobs: Sequence[str], now: date
     the batch. All of it happens or none.
     """
     reading, position = Reading(tx), read_position(tx, budget, jobs)
+    position.prepare(reading, budget)
     simulated = [r["job"] for rows in position.usage.values() for r in rows if r["source"] == Source.SIMULATED.value]
     if simulated and store.ledger_mark(tx) != "demo":
         raise SimulatedUsage(simulated[0])
@@ -91,6 +114,17 @@ class Position:
         """The jobs of which something was returned."""
         return frozenset(self.refunds)
 
+    def sources(self, job: str) -> dict[str, str]:
+        """Each lease of the job → how its devices became known."""
+        return {record["lease"]: record["source"] for record in self.usage[job]}
+
+    def prepare(self, reading: Reading, budget: VoucherBudget) -> None:
+        """What is known of the jobs' firms, of where they ran and of who served them is read at once."""
+        firm_of = {job: firm for job, (firm, _, _) in self.asked.items()}
+        served = {(firm_of[job], r["provider"]) for job, rows in self.usage.items() for r in rows}
+        sites = {r["site"] for rows in self.usage.values() for r in rows}
+        reading.prepare(set(firm_of.values()), sites, served, budget.policy.years)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
@@ -110,22 +144,19 @@ class Settled:
 def read_position(tx: Connection, budget: VoucherBudget, jobs: Sequence[str]) -> Position:
     """The jobs' position now."""
     usage: dict[str, list[dict[str, Any]]] = {job: [] for job in jobs}
-    query = select(usage_records).where(usage_records.c.job.in_(jobs)).order_by(usage_records.c.seq)
-    for row in tx.execute(query).mappings():
-        usage[row["job"]].append(dict(row))
+    asked = {"jobs": list(jobs)}
+    for row in tx.execute(_USAGE, asked):
+        usage[row[0]].append(dict(zip(USED, row, strict=True)))
     _correct_prices(tx, [record for records in usage.values() for record in records])
-    counted = select(settlements.c.job, func.max(settlements.c.number).label("last")).where(settlements.c.job.in_(jobs))
     returned: dict[str, list[int]] = {}
-    for job, fen in tx.execute(
-        select(refunds.c.job, refunds.c.amount_fen).where(refunds.c.job.in_(jobs)).order_by(refunds.c.seq)
-    ):
+    for job, fen in tx.execute(_REFUNDED, asked):
         returned.setdefault(job, []).append(int(fen))
     return Position(
         asked=budget.asked_by_jobs(tx, jobs),
         usage=usage,
         holds=store.open_holds_of(tx, jobs),
         movements=store.movements_of_jobs(tx, jobs),
-        numbers={row.job: int(row.last) for row in tx.execute(counted.group_by(settlements.c.job))},
+        numbers={job: int(last) for job, last in tx.execute(_NUMBERS, asked)},
         refunds=returned,
     )
 
@@ -135,6 +166,7 @@ def _settled(
 ) -> Settled:
     firm, asked, spec_sha256 = position.asked[job]
     usage, provider_of = entries(position.usage[job], budget)
+    usage = allowance.shown_usage(reading.tx, budget.policy, position.sources(job), usage)
     open_holds, movements = position.holds.get(job, []), position.movements.get(job, [])
     held: dict[int, int] = {}
     for row in open_holds:
@@ -146,16 +178,17 @@ def _settled(
     undone = {year: undone.get(year, 0) for year in shut}
     under = billed_under(reading, job, firm, provider_of)
     # Holds of years the usage has not reached stay held: their part of a contract's room is not there for this one.
-    reached = {y for entry in usage for y in _years(entry, budget)}
+    reached = {y for entry in usage for y in _years(entry, budget)} if held and not final else set()
     usable = {year: fen for year, fen in held.items() if final or year in reached}
-    frozen = budget.voucher_state(reading, firm, asked.voucher, under or asked.contract) == "frozen"
+    state = budget.voucher_state(reading, firm, asked.voucher, under or asked.contract)
+    frozen = state == "frozen"
     undone = {} if frozen else undone
     again = {year: draws.peak(movements, year) - posted.get(year, 0) if fen else 0 for year, fen in undone.items()}
     case = budget.case(
         reading, firm, asked, usage, posted=posted, held=usable, providers=provider_of, billed_under=under,
         returned=again if job in position.refunded else undone, now=now,
     )  # fmt: skip
-    out = budget.settle_case(case)
+    out = budget.settle(case)
     if job in position.refunded:
         issued = {year for year in budget.policy.years if tranche.in_use(budget.policy, year, now)} - shut
         left = _left(reading, firm, asked.contract, undone, frozen)
@@ -163,13 +196,13 @@ def _settled(
     number = position.numbers.get(job, 0) + 1
     settlement = settlement_id(job, number)
     target: dict[int, int] = {}
-    for line in out["lines"]:
-        target[line["year"]] = target.get(line["year"], 0) + line["deduction_fen"]
+    for line in out.lines:
+        target[line.year] = target.get(line.year, 0) + line.deduction_fen
     over = {year for year in held if final or year < local_year(now, zone)}
     missing = {year: target.get(year, 0) - posted.get(year, 0) for year in {*target, *posted}}
     transfers = draws.draw(budget, reading, open_holds, job, firm, asked.contract, settlement, missing, over, shut, now)
     reading.gave(firm, asked.contract, released(transfers, draws.pending(open_holds, transfers)))
-    transfers += _cash(movements, job, firm, settlement, out["lines"], provider_of)
+    transfers += _cash(movements, job, firm, settlement, out.lines, provider_of)
     record = {
         "id": settlement,
         "job": job,
@@ -177,17 +210,20 @@ def _settled(
         "number": number,
         "final": int(final),
         "settled_at_ms": to_ms(now),
-        "policy": out["policy"],
-        "bundle_sha256": out["bundle_sha256"],
+        "policy": out.policy,
+        "bundle_sha256": out.bundle_sha256,
         "spec_sha256": spec_sha256,
-        "voucher": budget.voucher_state(reading, firm, asked.voucher, under or asked.contract),
+        "voucher": state,
         "case_json": canonical(case).decode(),
-        "notices": canonical(out["notices"]).decode(),
-        **{name: out["totals"][name] for name in ("fee_fen", "ceiling_fen", "deduction_fen", "payable_fen")},
+        "notices": _texts(out.notices),
+        "fee_fen": out.totals.fee_fen,
+        "ceiling_fen": out.totals.ceiling_fen,
+        "deduction_fen": out.totals.deduction_fen,
+        "payable_fen": out.totals.payable_fen,
     }
     return Settled(
         job=job, firm=firm, contract=asked.contract, settlement=settlement, number=number, transfers=transfers,
-        record=record, lines=_lines(settlement, out["lines"], provider_of), years=tuple(sorted({*target, *posted})),
+        record=record, lines=_lines(settlement, out.lines, provider_of), years=tuple(sorted({*target, *posted})),
     )  # fmt: skip
 
 
@@ -217,6 +253,7 @@ def differs(budget: VoucherBudget, tx: Connection, row: Mapping[Any, Any]) -> bo
     position = read_position(tx, budget, [row["job"]])
     firm, asked, _ = position.asked[row["job"]]
     usage, provider_of = entries(position.usage[row["job"]], budget)
+    usage = allowance.shown_usage(tx, budget.policy, position.sources(row["job"]), usage)
     reading = Reading(tx)
     under = billed_under(reading, row["job"], firm, provider_of)
     case = budget.case(reading, firm, asked, usage, posted={}, held={}, providers=provider_of, billed_under=under)
@@ -244,79 +281,18 @@ def settlement_id(job: str, number: int) -> str:
     return f"settlement:{job}:{number}"
 
 
+def entries(records: Sequence[Mapping[str, Any]], budget: VoucherBudget) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """billable.entries by the budget's origin register."""
+    return billable.entries(records, budget.register)
+
+
 def _correct_prices(tx: Connection, records: Sequence[dict[str, Any]]) -> None:
     """Leases whose price was corrected carry the latest correction."""
-    found: dict[str, int] = {}
     leases = sorted({record["lease"] for record in records})
-    query = select(price_corrections).where(price_corrections.c.lease.in_(leases)).order_by(price_corrections.c.seq)
-    for row in tx.execute(query).mappings():
-        found[row["lease"]] = row["fen_per_device_hour"]
+    found = {lease: fen for lease, fen in tx.execute(_CORRECTED, {"leases": leases})}  # noqa: C416 - the last one stays
     for record in records:
         if record["lease"] in found and record["kind"] == UsageKind.RUN.value:
             record["price_fen_per_device_hour"] = found[record["lease"]]
-
-
-def entries(records: Sequence[Mapping[str, Any]], budget: VoucherBudget) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Usage entries of a case from stored records, and each lease's provider.
-
-    RUN records of a lease that touch are one entry, as if no midnight had cut them; a lease the platform lost is priced
-    0 throughout, a preempted one from where its LOST records begin; an entry is cut where the origin register changes.
-    STARTING and SUSPENDED are recorded, not settled.
-    """
-    merged: list[dict[str, Any]] = []
-    for record, price in _priced(records):
-        last = merged[-1] if merged else None
-        same = last is not None and all(last[k] == record[k] for k in ("lease", "model", "devices", "share_permille"))
-        if last is not None and same and last["price"] == price and last["end_ms"] == record["start_ms"]:
-            last["end_ms"] = record["end_ms"]
-        else:
-            merged.append({**record, "price": price})
-    found = []
-    for record in merged:
-        for start, end in _origin_cuts(record, budget):
-            origin = budget.origin(record["vendor"], record["model"], start)
-            found.append(
-                {
-                    "lease": record["lease"],
-                    "model": record["model"],
-                    "origin": origin.value,
-                    "devices": record["devices"],
-                    "share_permille": record["share_permille"],
-                    "site": record["site"],
-                    "start": timestamp(start),
-                    "end": timestamp(end),
-                    "price_fen_per_device_hour": record["price"],
-                }
-            )
-    return found, {r["lease"]: r["provider"] for r in records}
-
-
-def _priced(records: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], int]]:
-    """RUN and LOST records with their price, cut where the platform's loss begins; what only marks that is left out."""
-    lost: dict[str, int] = {}
-    for record in records:
-        if record["kind"] == UsageKind.LOST.value:
-            since = record["start_ms"] if record["cause"] == Cause.PREEMPTED.value else 0
-            lost[record["lease"]] = min(since, lost.get(record["lease"], since))
-    kept = [r for r in records if r["kind"] in (UsageKind.RUN.value, UsageKind.LOST.value)]
-    counted = Counter(r["lease"] for r in kept)
-    for record in kept:
-        start, end, price = record["start_ms"], record["end_ms"], record["price_fen_per_device_hour"]
-        since = lost.get(record["lease"], end)
-        if record["kind"] == UsageKind.LOST.value and start == end and counted[record["lease"]] > 1:
-            continue
-        if start < since < end:
-            yield {**record, "end_ms": since}, price
-            yield {**record, "start_ms": since}, 0
-        else:
-            yield record, 0 if record["lease"] in lost and start >= since else price
-
-
-def _origin_cuts(record: Mapping[str, Any], budget: VoucherBudget) -> Iterable[tuple[datetime, datetime]]:
-    start, end = from_ms(record["start_ms"]), from_ms(record["end_ms"])
-    edges = [e for e in budget.register.edges(record["vendor"], record["model"]) if start < e < end]
-    points = [start, *sorted(edges), end]
-    return itertools.pairwise(points)
 
 
 def _years(entry: Mapping[str, Any], budget: VoucherBudget) -> range:
@@ -349,13 +325,13 @@ def _left(reading: Reading, firm: str, contract: str | None, undone: Mapping[int
 def _within_rooms(
     budget: VoucherBudget,
     case: dict[str, Any],
-    out: dict[str, Any],
+    out: Settlement,
     left: Left,
     movements: store.Movements,
     amounts: Sequence[int],
     provider_of: Mapping[str, str],
     issued: Collection[int],
-) -> dict[str, Any]:
+) -> Settlement:
     """The settlement of a job with refunds, in the largest rooms in which what it draws net of them is there to be drawn.
 
     What refunds brought back may be drawn by others since, and a correction that shrinks a refund's share takes from it.
@@ -363,8 +339,8 @@ def _within_rooms(
     """
     drawn, back = draws.drawn(movements), draws.refunded(movements)
 
-    def excess(found: Mapping[str, Any], year: int) -> int:
-        lines = [{**line, "provider": provider_of[line["lease"]]} for line in found["lines"]]
+    def excess(found: Settlement, year: int) -> int:
+        lines = [{**line, "provider": provider_of[line["lease"]]} for line in document(found)["lines"]]
         parts = refunding.shares_of(refunding.classes_of(lines), amounts)
         gross = sum(p.billed.deduction_fen for p in parts if p.billed.year == year)
         net = gross - sum(p.voucher_fen for p in parts if p.billed.year == year)
@@ -375,13 +351,13 @@ def _within_rooms(
         most = min(most, left.contract) if left.contract is not None else most
         return net - (drawn.get(year, 0) - back.get(year, 0)) - most
 
-    def settled(year: int, room: int) -> dict[str, Any]:
+    def settled(year: int, room: int) -> Settlement:
         for kind in ("pool", "firm"):
             case["rooms"][kind][str(year)] = room
-        return budget.settle_case(case)
+        return budget.settle(case)
 
-    for year in sorted({line["year"] for line in out["lines"]}):
-        fits, above = -1, sum(line["deduction_fen"] for line in out["lines"] if line["year"] == year)
+    for year in sorted({line.year for line in out.lines}):
+        fits, above = -1, sum(line.deduction_fen for line in out.lines if line.year == year)
         if excess(out, year) <= 0:
             continue
         while above - fits > 1:  # the more is drawn the more is left net of refunds, so the largest is found by halving
@@ -396,17 +372,22 @@ def _cash(
     job: str,
     firm: str,
     settlement: str,
-    lines: Sequence[Mapping[str, Any]],
+    lines: Sequence[Line],
     provider_of: Mapping[str, str],
 ) -> list[Transfer]:
     """What the firm and the treasury owe for the lines, as the difference to what they were charged before."""
+    sums: dict[tuple[str, int], list[int]] = {}  # (provider, year): payable and deduction
+    for line in lines:
+        both = sums.setdefault((provider_of[line.lease], line.year), [0, 0])
+        both[0] += line.payable_fen
+        both[1] += line.deduction_fen
     fees: dict[tuple[AccountId, AccountId], int] = {}
     subsidies: dict[tuple[AccountId, AccountId], int] = {}
-    for line in lines:
-        revenue = provider_revenue(provider_of[line["lease"]])
-        owed, paid = (firm_payable(firm), revenue), (treasury_committed(line["year"]), revenue)
-        fees[owed] = fees.get(owed, 0) + line["payable_fen"]
-        subsidies[paid] = subsidies.get(paid, 0) + line["deduction_fen"]
+    for (provider, year), (payable, deduction) in sums.items():
+        revenue = provider_revenue(provider)
+        owed = (firm_payable(firm), revenue)
+        fees[owed] = fees.get(owed, 0) + payable
+        subsidies[treasury_committed(year), revenue] = deduction
     batch: list[Transfer] = []
     for name, target, code, back in (
         ("fee", fees, Code.FEE, Code.REVERSE_FEE),
@@ -418,26 +399,42 @@ def _cash(
     return batch
 
 
-def _lines(settlement: str, lines: Sequence[Mapping[str, Any]], provider_of: Mapping[str, str]) -> list[dict[str, Any]]:
-    copied = ("lease", "model", "origin", "year", "device_ms", "fee_fen", "rate_bp", "deduction_fen", "payable_fen")
+def _lines(settlement: str, lines: Sequence[Line], provider_of: Mapping[str, str]) -> list[dict[str, Any]]:
     return [
         {
             "settlement": settlement,
             "number": index,
-            "provider": provider_of[line["lease"]],
-            "start_ms": to_ms(instant(line["start"])),
-            "end_ms": to_ms(instant(line["end"])),
-            "reasons": canonical(list(line["reasons"])).decode(),
-            "clauses": canonical(list(line["clauses"])).decode(),
-            **{name: line[name] for name in copied},
+            "lease": line.lease,
+            "provider": provider_of[line.lease],
+            "model": line.model,
+            "origin": line.origin.value,
+            "start_ms": to_ms(line.start),
+            "end_ms": to_ms(line.end),
+            "year": line.year,
+            "device_ms": line.device_ms,
+            "fee_fen": line.fee_fen,
+            "rate_bp": line.rate_bp,
+            "deduction_fen": line.deduction_fen,
+            "payable_fen": line.payable_fen,
+            "reasons": _texts(line.reasons),
+            "clauses": _texts(line.clauses),
         }
         for index, line in enumerate(lines, start=1)
     ]
 
 
+@functools.lru_cache(maxsize=1024)
+def _texts(codes: tuple[str, ...]) -> str:
+    """A few codes or clauses as they are stored; there are few different ones."""
+    return canonical(codes).decode()
+
+
 def _reviews(tx: Connection, job: str, lines: Sequence[Mapping[str, Any]], now: datetime) -> None:
-    for model in sorted({line["model"] for line in lines if line["origin"] == Origin.UNDETERMINED.value}):
+    for model in sorted({line["model"] for line in lines if line["origin"] == _UNDETERMINED}):
         store.open_review(tx, code="ORIGIN_UNDETERMINED", subject=model, facts={"job": job, "model": model}, now=now)
+
+
+_UNDETERMINED = Origin.UNDETERMINED.value
 
 
 class SimulatedUsage(Exception):

@@ -59,6 +59,8 @@ class RateCard:
     def edges_within(self, key: str, start: datetime, end: datetime) -> list[datetime]:
         """Where the price may change strictly between start and end."""
         edges = self._edges.get(key, [])
+        if not edges or edges[-1] <= start:
+            return []
         return edges[bisect_right(edges, start) : bisect_left(edges, end)]
 
 

@@ -5,12 +5,12 @@ Writers are serial, so facts cannot change under the reader; rooms change only b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from metering import acts, exclusion, standing, store
+from metering import acts, exclusion, left, standing, store
 from metering.facts import Interval
 from metering.ledger import (
     PROGRAMME,
@@ -43,6 +43,34 @@ class Reading:
         self._subjects: dict[str, dict[int, str]] = {}
         self._supported: frozenset[str] | None = None
         self._foregone: dict[tuple[str, str], bool] = {}
+
+    def prepare(
+        self,
+        firms: Collection[str],
+        sites: Collection[str],
+        served: Collection[tuple[str, str]],
+        years: Collection[int],
+    ) -> None:
+        """What settling needs of all these is read at once. served: (firm, provider).
+
+        Without it the same answers are read one by one as they are asked for.
+        """
+        self._read_all(sorted(firms))
+        known = standing.intervals_of(self.tx, {*firms, *sites, *(standing.relation(*pair) for pair in served)})
+        for kind, subjects in (("firm", firms), ("site", sites)):
+            for subject in subjects:
+                self._eligible.setdefault((kind, subject), standing.meets(kind, known.get((kind, subject), {})))
+        for firm, provider in served:
+            told = known.get(("relation", standing.relation(firm, provider)), {})
+            self._related.setdefault((firm, provider), told.get(standing.RELATED, ()))
+        rights = left.rights_of(self.tx, sorted(firms))
+        self._rights = {**{firm: rights.get(firm) for firm in firms}, **self._rights}
+        asked = {
+            "right": [f"{PROGRAMME}:{firm}" for firm in sorted(firms)],
+            "year": [f"{PROGRAMME}:{year}" for year in sorted(years)],
+            "programme": [PROGRAMME],
+        }
+        self._states = {**acts.states_of_all(self.tx, asked), **self._states}
 
     def eligible(self, subject_kind: str, subject: str) -> tuple[Interval, ...]:
         """When the subject meets its clause."""
@@ -85,19 +113,26 @@ class Reading:
         return found
 
     def _read(self, firm: str) -> None:
-        if firm in self._years:
+        if firm not in self._years:
+            self._read_all([firm])
+
+    def _read_all(self, firms: Sequence[str]) -> None:
+        fresh = [firm for firm in firms if firm not in self._years]
+        if not fresh:
             return
-        apart = store.rooms_apart(self.tx, firm)
-        self._years[firm] = {kind: tuple(years) for kind, years in apart.items()}
-        self._subjects[firm] = store.subjects_of(self.tx, firm) if apart["shared"] else {}
-        named = {
-            **{pool_room(year): fen for year, fen in apart["pool"].items()},
-            **{firm_room(firm, year): fen for year, fen in apart["firm"].items()},
-            **{tranche_room(firm, year): fen for year, fen in apart["tranche"].items()},
-            **{shared_room(subject, year): apart["shared"][year] for year, subject in self._subjects[firm].items()},
-        }
-        for room, fen in named.items():
-            self._rooms.setdefault(room, fen)  # what was read before carries what the batch drew since
+        apart, subjects = left.rooms_apart(self.tx, fresh)
+        for firm in fresh:
+            mine = apart[firm]
+            self._years[firm] = {kind: tuple(years) for kind, years in mine.items()}
+            self._subjects[firm] = subjects[firm]
+            named = {
+                **{pool_room(year): fen for year, fen in mine["pool"].items()},
+                **{firm_room(firm, year): fen for year, fen in mine["firm"].items()},
+                **{tranche_room(firm, year): fen for year, fen in mine["tranche"].items()},
+                **{shared_room(subject, year): mine["shared"][year] for year, subject in subjects[firm].items()},
+            }
+            for room, fen in named.items():
+                self._rooms.setdefault(room, fen)  # what was read before carries what the batch drew since
 
     def share(self, firm: str, year: int, amount: int, key: str, changed: Mapping[AccountId, int]) -> list[Transfer]:
         """What the firm's own room lacks for the amount comes from the room it shares; [] where it shares none.

@@ -159,14 +159,19 @@ def classes_of(lines: Sequence[Mapping[Any, Any]]) -> list[Billed]:
     """Lines summed by provider, origin class (undetermined counts as foreign), rate and year."""
     sums: dict[tuple[str, str, int, int], list[int]] = {}
     for line in lines:
-        origin = "domestic" if line["origin"] == "domestic" else "foreign"
-        total = sums.setdefault((line["provider"], origin, line["rate_bp"], line["year"]), [0, 0])
+        total = sums.setdefault(class_of(line), [0, 0])
         total[0] += line["fee_fen"]
         total[1] += line["deduction_fen"]
     return [
         Billed(provider=key[0], origin=key[1], rate_bp=key[2], year=key[3], fee_fen=fee, deduction_fen=deduction)
         for key, (fee, deduction) in sums.items()
     ]
+
+
+def class_of(line: Mapping[Any, Any]) -> tuple[str, str, int, int]:
+    """What a line is refunded with: its provider, origin class, rate and year."""
+    origin = "domestic" if line["origin"] == "domestic" else "foreign"
+    return line["provider"], origin, line["rate_bp"], line["year"]
 
 
 def amounts_of(tx: Connection, job: str) -> list[int]:

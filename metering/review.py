@@ -29,6 +29,10 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "DISPUTE_OPENED": ("upheld", "dismissed", "withdrawn"),
         "USAGE_DIFFERS": ("scheduler_right", "agent_right", "correction_ordered", "explained"),
         "SAMPLED": ("passed", "dispute_opened"),
+        "DEVICE_SUSPECT": ("removed", "repaired"),  # what was said against it counts until `evidence clear`
+        "DEVICE_MOVED": ("accepted", "returned"),
+        "FINGERPRINT_OUT_OF_BAND": ("measured_again", "replaced"),
+        "EVIDENCE_BELOW_LEVEL": ("shown", "delisted"),
     }
 )
 ANY = ("resolved", "accepted", "rejected")

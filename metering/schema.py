@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, Text, UniqueConstraint, text
 
-from metering import event_schema, programme_schema
+from metering import benchmark_schema, event_schema, evidence_schema, programme_schema
 from scheduler.schema import chain_columns, metadata
 
 platform = Table(  # facts fixed when the database was made, such as ledger = demo | live
@@ -257,4 +257,6 @@ CHAINED = {
     "firm_budgets": firm_budgets,
     **programme_schema.CHAINED,
     **event_schema.CHAINED,
+    **evidence_schema.CHAINED,
+    **benchmark_schema.CHAINED,
 }

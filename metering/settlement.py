@@ -14,32 +14,32 @@ by less than a fen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from adapters.accelerator import Origin
 from metering.amount import ceiling_fen, fee_fen, largest_remainder
 from metering.entry import Rooms, UsageEntry
-from metering.facts import timeline
 from metering.rates import RateCard
-from metering.rule import Bound, Context, Exclusion, Rate, Rule, Rules
-from metering.year import local_year, years_begun_within
+from metering.rule import REASONS, Bound, Context, Rule, Rules, Ruling, edges_between, rank
+from metering.year import local_year, year_start, years_begun_within
 
-__all__ = ["Line", "Rooms", "Rules", "Settlement", "Totals", "UsageEntry", "YearResult", "document", "settle"]
+__all__ = [
+    "REASONS",
+    "Line",
+    "Rooms",
+    "Rules",
+    "Settlement",
+    "Totals",
+    "UsageEntry",
+    "YearResult",
+    "document",
+    "settle",
+]
 
-# The order in which reasons are given. A rule of another package comes after these, by name.
-REASONS = (
-    "POLICY_NOT_IN_FORCE",
-    "FIRM_NOT_ELIGIBLE",
-    "SITE_NOT_ELIGIBLE",
-    "FIRM_CAP_REACHED",
-    "POOL_EXHAUSTED",
-    "CONTRACT_CAP_REACHED",
-    "TRANCHE_EXHAUSTED",
-)
-_RANK = {reason: rank for rank, reason in enumerate(REASONS)}
 _MS = timedelta(milliseconds=1)
 
 
@@ -117,12 +117,8 @@ def settle(usage: Sequence[UsageEntry], rates: RateCard, rules: Rules, balances:
     rules.rules does not matter. Raises NoPrice, UnknownSite, RoomPassed, and ValueError for an entry that
     ends before it starts.
     """
-    context = Context(
-        policy=rules.policy,
-        firm=timeline(rules.firm),
-        sites={site: timeline(intervals) for site, intervals in rules.sites.items()},
-    )
-    pieces = [piece for entry in usage for piece in _cut(entry, rates, rules.rules, context)]
+    context = rules.context
+    pieces = _cut(usage, rates, rules)
     classes = _classes(pieces)
     years, rooms = _bound(classes, rules.rules, balances, context)
     deductions = _spread(pieces, classes, years)
@@ -149,72 +145,76 @@ def settle(usage: Sequence[UsageEntry], rates: RateCard, rules: Rules, balances:
 # --- 1. lines -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What must be constant on a line."""
+class _Piece(NamedTuple):
+    """Part of an entry on which price, ruling and local year are constant."""
 
-    price: int
-    rate_bp: int | None
-    exclusions: tuple[Exclusion, ...]
-    year: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
     entry: UsageEntry
     start: datetime
     end: datetime
-    verdict: _Verdict
-    clauses: tuple[str, ...]
+    year: int
+    ruling: Ruling
     fee: int
     device_ms: int
 
-    @property
-    def rate_bp(self) -> int:
-        """The rate applied; a rate that no rule gives is 0."""
-        return 0 if self.verdict.exclusions else self.verdict.rate_bp or 0
+
+def _cut(usage: Sequence[UsageEntry], rates: RateCard, rules: Rules) -> list[_Piece]:
+    """Every entry's longest intervals on which all is constant, in order of usage, then of time."""
+    pieces: list[_Piece] = []
+    first = min(map(_START, usage), default=None)
+    last = max(map(_END, usage), default=None)
+    if first is None or last is None:
+        return pieces
+    years = _Years(rules.policy.zone)
+    for entry in usage:
+        start, end = entry.start, entry.end
+        if end < start:
+            raise ValueError(f"lease {entry.lease} ended {end.isoformat()} before it began {start.isoformat()}")
+        course = rules.course(entry, first, last)
+        begun = years.begun_within(start, end)
+        inner = edges_between(course, start, end)
+        dear = rates.edges_within(entry.rate, start, end)
+        ruling = rules.ruling(course, entry, start)
+        price, year = rates.price_at(entry.rate, start), years.of(start)
+        if inner or dear or begun:
+            for at in sorted({*inner, *dear, *begun}):
+                after, then, later = rules.ruling(course, entry, at), rates.price_at(entry.rate, at), years.of(at)
+                if then != price or later != year or not after.same(ruling):
+                    pieces.append(_piece(entry, start, at, year, ruling, price))
+                    start, ruling, price, year = at, after, then, later
+        pieces.append(_piece(entry, start, end, year, ruling, price))
+    return pieces
 
 
-def _cut(entry: UsageEntry, rates: RateCard, rules: Sequence[Rule], context: Context) -> Iterator[_Piece]:
-    """The entry's longest intervals with one verdict each, in order of time."""
-    if entry.end < entry.start:
-        raise ValueError(f"lease {entry.lease} ended {entry.end.isoformat()} before it began {entry.start.isoformat()}")
-    inner = {*rates.edges_within(entry.rate, entry.start, entry.end)}
-    inner.update(years_begun_within(entry.start, entry.end, context.policy.zone))
-    for rule in rules:
-        inner.update(rule.breakpoints(entry, context))
-    starts: list[tuple[datetime, _Verdict, tuple[str, ...]]] = []
-    for at in (entry.start, *sorted(at for at in inner if entry.start < at < entry.end)):
-        verdict, clauses = _judge(entry, at, rates, rules, context)
-        if not starts or starts[-1][1] != verdict:
-            starts.append((at, verdict, clauses))
-    ends = [at for at, _, _ in starts[1:]] + [entry.end]
-    for (start, verdict, clauses), end in zip(starts, ends, strict=True):
-        device_ms = entry.devices * ((end - start) // _MS)
-        fee = fee_fen(verdict.price, device_ms, entry.share_permille)
-        yield _Piece(entry, start, end, verdict, clauses, fee, device_ms)
+_START, _END = attrgetter("start"), attrgetter("end")
 
 
-def _judge(
-    entry: UsageEntry, at: datetime, rates: RateCard, rules: Sequence[Rule], context: Context
-) -> tuple[_Verdict, tuple[str, ...]]:
-    excluded = {exclusion for rule in rules for exclusion in rule.exclusions(entry, at, context)}
-    exclusions = tuple(sorted(excluded, key=lambda e: (_rank(e.reason), e.clause)))
-    given = [rate for rule in rules if (rate := rule.rate(entry, at, context)) is not None]
-    lowest: Rate | None = min(given, key=lambda rate: (rate.basis_points, rate.clauses), default=None)
-    verdict = _Verdict(
-        price=rates.price_at(entry.rate, at),
-        rate_bp=None if lowest is None else lowest.basis_points,
-        exclusions=exclusions,
-        year=local_year(at, context.policy.zone),
-    )
-    if exclusions:
-        return verdict, tuple(dict.fromkeys(exclusion.clause for exclusion in exclusions))
-    return verdict, () if lowest is None else lowest.clauses
+def _piece(entry: UsageEntry, start: datetime, end: datetime, year: int, ruling: Ruling, price: int) -> _Piece:
+    device_ms = entry.devices * ((end - start) // _MS)
+    return _Piece(entry, start, end, year, ruling, fee_fen(price, device_ms, entry.share_permille), device_ms)
 
 
-def _rank(reason: str) -> tuple[int, str]:
-    return _RANK.get(reason, len(REASONS)), reason
+class _Years:
+    """Local years, the last one asked for remembered with where it begins and ends."""
+
+    __slots__ = ("end", "start", "year", "zone")
+
+    def __init__(self, zone: tzinfo) -> None:
+        self.zone = zone
+        self.year, self.start, self.end = 0, datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+
+    def of(self, at: datetime) -> int:
+        if not self.start <= at < self.end:
+            self.year = local_year(at, self.zone)
+            if 1 < self.year < 9999:
+                self.start, self.end = year_start(self.year, self.zone), year_start(self.year + 1, self.zone)
+            else:  # begins or ends where no datetime reaches
+                self.start = self.end = at
+        return self.year
+
+    def begun_within(self, start: datetime, end: datetime) -> list[datetime]:
+        """Where a local year begins strictly between the two."""
+        self.of(start)
+        return [] if end <= self.end else years_begun_within(start, end, self.zone)
 
 
 # --- 2. classes and their ceilings ----------------------------------------------------------------
@@ -233,8 +233,8 @@ def _classes(pieces: Sequence[_Piece]) -> tuple[_Class, ...]:
     """Every class, ranked by its first line."""
     members: dict[tuple[bool, int, int], list[int]] = {}
     for index, piece in enumerate(pieces):
-        if not piece.verdict.exclusions:
-            key = (piece.entry.origin is Origin.DOMESTIC, piece.rate_bp, piece.verdict.year)
+        if not piece.ruling.exclusions:
+            key = (piece.entry.origin is Origin.DOMESTIC, piece.ruling.applied_bp, piece.year)
             members.setdefault(key, []).append(index)
     return tuple(
         _Class(year, tuple(mine), ceiling_fen(sum(pieces[index].fee for index in mine), rate_bp))
@@ -276,7 +276,7 @@ def _opened(balances: Rooms, years: Sequence[int], context: Context) -> Rooms:
 
 def _met(bounds: Sequence[Bound], deduction: int) -> tuple[str, ...]:
     met = {bound.reason for bound in bounds if bound.available_fen == deduction}
-    return tuple(sorted(met, key=_rank))
+    return tuple(sorted(met, key=rank))
 
 
 def _taken(rooms: Rooms, year: int, deduction: int) -> Rooms:
@@ -313,21 +313,21 @@ def _spread(pieces: Sequence[_Piece], classes: Sequence[_Class], years: Sequence
 
 
 def _line(piece: _Piece, deduction: int, short: Mapping[int, tuple[str, ...]]) -> Line:
-    exclusions = piece.verdict.exclusions
+    entry, start, end, year, ruling, fee, device_ms = piece
     return Line(
-        lease=piece.entry.lease,
-        model=piece.entry.model,
-        origin=piece.entry.origin,
-        start=piece.start,
-        end=piece.end,
-        year=piece.verdict.year,
-        device_ms=piece.device_ms,
-        fee_fen=piece.fee,
-        rate_bp=piece.rate_bp,
+        lease=entry.lease,
+        model=entry.model,
+        origin=entry.origin,
+        start=start,
+        end=end,
+        year=year,
+        device_ms=device_ms,
+        fee_fen=fee,
+        rate_bp=ruling.applied_bp,
         deduction_fen=deduction,
-        payable_fen=piece.fee - deduction,
-        reasons=tuple(dict.fromkeys(e.reason for e in exclusions)) if exclusions else short[piece.verdict.year],
-        clauses=piece.clauses,
+        payable_fen=fee - deduction,
+        reasons=ruling.reasons if ruling.exclusions else short[year],
+        clauses=ruling.clauses,
     )
 
 

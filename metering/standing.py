@@ -6,8 +6,7 @@ once verified as a whole with its evidence, as `eligible`; a suspension takes it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 from sqlalchemy import Connection, select
 
@@ -41,25 +40,35 @@ def relation(firm: str, provider: str) -> str:
     return f"{firm}|{provider}"
 
 
-def intervals(tx: Connection, subject_kind: str, subject: str) -> dict[str, tuple[Interval, ...]]:
+Known = Mapping[str, tuple[Interval, ...]]  # each fact's instants
+
+
+def intervals(tx: Connection, subject_kind: str, subject: str) -> Known:
     """Each recorded fact's instants, united, withdrawn records left out."""
-    query = select(facts).where(facts.c.subject_kind == subject_kind, facts.c.subject == subject)
-    rows = list(tx.execute(query.order_by(facts.c.seq)).mappings())
-    withdrawn = {row["withdraws_seq"] for row in rows if row["withdraws_seq"] is not None}
-    found: dict[str, list[Interval]] = {}
-    for row in rows:
-        if row["seq"] not in withdrawn:
-            found.setdefault(row["fact"], []).append(_interval(row))
-    return {fact: unite(each) for fact, each in found.items()}
+    return intervals_of(tx, [subject]).get((subject_kind, subject), {})
 
 
-def _interval(row: Mapping[Any, Any]) -> Interval:
-    return Interval(start=from_ms(row["from_ms"]), end=from_ms(row["to_ms"]) if row["to_ms"] is not None else None)
+def intervals_of(tx: Connection, subjects: Collection[str]) -> dict[tuple[str, str], Known]:
+    """The same of many subjects at once, by (kind, subject); without those of which nothing is on record."""
+    columns = (facts.c.seq, facts.c.subject_kind, facts.c.subject, facts.c.fact, facts.c.from_ms, facts.c.to_ms)
+    query = select(*columns, facts.c.withdraws_seq).where(facts.c.subject.in_(list(subjects))).order_by(facts.c.seq)
+    rows = [tuple(row) for row in tx.execute(query)] if subjects else []
+    withdrawn = {row[6] for row in rows if row[6] is not None}
+    found: dict[tuple[str, str], dict[str, list[Interval]]] = {}
+    for seq, kind, subject, fact, start, end, _ in rows:
+        if seq not in withdrawn:
+            held = Interval(start=from_ms(start), end=from_ms(end) if end is not None else None)
+            found.setdefault((kind, subject), {}).setdefault(fact, []).append(held)
+    return {key: {fact: unite(each) for fact, each in known.items()} for key, known in found.items()}
 
 
 def eligible_intervals(tx: Connection, subject_kind: str, subject: str) -> tuple[Interval, ...]:
     """When the subject meets its clause: 4.1 for a firm, 4.2 for a site."""
-    known = intervals(tx, subject_kind, subject)
+    return meets(subject_kind, intervals(tx, subject_kind, subject))
+
+
+def meets(subject_kind: str, known: Known) -> tuple[Interval, ...]:
+    """When a subject of which this is known meets its clause: 4.1 for a firm, 4.2 for a site."""
     if subject_kind == "firm":
         met = unite((*known.get(WHOLE, ()), *_all(known, FIRM_FACTS)))
         return subtract(met, known.get(SUSPENDED, ()))

@@ -10,10 +10,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, RowMapping, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    RowMapping,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from adapters.chain import canonical, digest
-from metering import acts
+from metering import acts, left
 from metering.ledger import (
     PROGRAMME,
     AccountId,
@@ -28,11 +38,9 @@ from metering.ledger import (
     firm_room,
     ledger_of,
     pool_room,
-    shared_room,
 )
 from metering.schema import (
     accounts,
-    cap_subjects,
     facts,
     firms,
     holds,
@@ -88,26 +96,30 @@ def post_all(tx: Connection, batch: Sequence[Transfer], now: datetime) -> None:
         return
     held = _held(tx, fresh)
     names = sorted({name for transfer, _ in fresh for name in (transfer.debit, transfer.credit)}, key=_pools_last)
-    stored = {row["id"]: row for row in tx.execute(select(accounts).where(accounts.c.id.in_(names))).mappings()}
-    room = {name: _balance(stored[name]).available if name in stored else 0 for name in names}
+    stored = left.availables(tx, names)
+    room = {name: stored.get(name, 0) for name in names}
+    limited = {name for name in names if bounded(name)}
     moved = {name: [0, 0, 0, 0] for name in names}
     for transfer, _ in fresh:
         change = effect(transfer, held.get(transfer.pending_id) if transfer.pending_id is not None else None)
-        for name, first, sign in ((transfer.debit, 0, -1), (transfer.credit, 2, 1)):
-            moved[name][first] += change.posted
-            moved[name][first + 1] += change.pending
-            room[name] += sign * change.posted + (sign * change.pending if sign < 0 else 0)
-        if bounded(transfer.debit) and room[transfer.debit] < 0:
-            raise RoomExceeded(transfer.debit, change.posted + change.pending)
+        debit, credit, posted, pending = transfer.debit, transfer.credit, change.posted, change.pending
+        moved[debit][0] += posted
+        moved[debit][1] += pending
+        moved[credit][2] += posted
+        moved[credit][3] += pending
+        room[debit] -= posted + pending
+        room[credit] += posted
+        if room[debit] < 0 and debit in limited:
+            raise RoomExceeded(debit, posted + pending)
     new = [name for name in names if name not in stored]
     if new:
-        rows = [{"id": name, "ledger": ledger_of(name), "bounded": int(bounded(name))} for name in new]
+        rows = [{"id": name, "ledger": ledger_of(AccountId(name)), "bounded": int(name in limited)} for name in new]
         tx.execute(insert(accounts), rows)
     done = tx.execute(_MOVE, [dict(zip(_MOVED, (name, *moved[name]), strict=True)) for name in names])
     if done.rowcount != len(names):
         raise RoomExceeded(names[-1], 0)
     times = {"effective_at_ms": to_ms(now), "recorded_at_ms": to_ms(now)}
-    journal.append_all(tx, transfers, [{**t.body(), "body_sha256": body, **times} for t, body in fresh])
+    journal.append_all(tx, transfers, [{**body, **times} for _, body in fresh])
     _used(tx, [name for name in names if name.startswith("tranche:")], to_ms(now))
 
 
@@ -146,22 +158,24 @@ def _pools_last(name: str) -> tuple[bool, str]:
     return name.startswith("pool:"), name
 
 
-def _fresh(tx: Connection, batch: Sequence[Transfer]) -> list[tuple[Transfer, str]]:
-    """The transfers that are not in the books yet, each with its body's hash."""
-    bodies = [(transfer, digest(transfer.body())) for transfer in batch]
+def _fresh(tx: Connection, batch: Sequence[Transfer]) -> list[tuple[Transfer, dict[str, Any]]]:
+    """The transfers that are not in the books yet, each with its body and the body's hash."""
     query = select(transfers.c.id, transfers.c.body_sha256).where(transfers.c.id.in_([t.id for t in batch]))
-    known = {row.id: row.body_sha256 for row in tx.execute(query)}
+    known = {row[0]: row[1] for row in tx.execute(query)}
     fresh = []
-    for transfer, body in bodies:
+    for transfer in batch:
+        body = transfer.body()
+        own = digest(body)
         if transfer.id not in known:
-            known[transfer.id] = body
+            known[transfer.id] = own
+            body["body_sha256"] = own
             fresh.append((transfer, body))
-        elif known[transfer.id] != body:
+        elif known[transfer.id] != own:
             raise TransferConflict(f"transfer {transfer.id} exists with another body")
     return fresh
 
 
-def _held(tx: Connection, fresh: Sequence[tuple[Transfer, str]]) -> dict[str, int]:
+def _held(tx: Connection, fresh: Sequence[tuple[Transfer, dict[str, Any]]]) -> dict[str, int]:
     """The pending amounts that the transfers resolve; AlreadyResolved where one was resolved before."""
     wanted = [transfer.pending_id for transfer, _ in fresh if transfer.pending_id is not None]
     if not wanted:
@@ -418,11 +432,7 @@ def claim(
 
 def right_of(tx: Connection, firm: str) -> dict[str, Any] | None:
     """The firm's right to draw, None before it claimed."""
-    query = select(rights).where(rights.c.firm == firm, rights.c.programme == PROGRAMME)
-    row = tx.execute(query.order_by(rights.c.seq.desc())).mappings().first()
-    if row is None:
-        return None
-    return {k: row[k] for k in ("id", "firm", "programme", "policy", "claimed_at_ms", "claimed_by")}
+    return left.rights_of(tx, [firm]).get(firm)
 
 
 def rooms(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
@@ -440,26 +450,12 @@ def rooms(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
 
 def rooms_apart(tx: Connection, firm: str) -> dict[str, dict[int, int]]:
     """The same with what it shares apart: {"pool", "firm", "shared", "tranche"}, each {year: fen}."""
-    found: dict[str, dict[int, int]] = {"pool": {}, "firm": {}, "tranche": {}}
-    prefixes = {
-        "pool": f"pool:{PROGRAMME}:",
-        "firm": f"room:{firm}:{PROGRAMME}:",
-        "tranche": f"tranche:{firm}:{PROGRAMME}:",
-    }
-    between = [accounts.c.id.between(f"{prefix}0000", f"{prefix}9999") for prefix in prefixes.values()]
-    for row in tx.execute(select(accounts).where(or_(*between))).mappings():
-        for kind, prefix in prefixes.items():
-            if row["id"].startswith(prefix):  # a database that sorts punctuation its own way may give others too
-                found[kind][int(row["id"].rsplit(":", 1)[1])] = _balance(row).available
-    joint = {year: shared_room(subject, year) for year, subject in subjects_of(tx, firm).items()}
-    found["shared"] = {year: balance(tx, room).available for year, room in sorted(joint.items())}
-    return found
+    return left.rooms_apart(tx, [firm])[0][firm]
 
 
 def subjects_of(tx: Connection, firm: str) -> dict[int, str]:
     """The subject under which the firm shares its room of a year with firms linked to it; {} for one that stands alone."""
-    query = select(cap_subjects.c.year, cap_subjects.c.subject).where(cap_subjects.c.firm == firm)
-    return {int(row.year): str(row.subject) for row in tx.execute(query)}
+    return left.subjects_of(tx, [firm])[firm]
 
 
 def set_price(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from metering import acts, clawback, contracts, docket, exclusion, store
+from metering import acts, allowance, clawback, contracts, docket, exclusion, store
 from metering.acts import Actor
 from metering.facts import holds_at
 from metering.ledger import (
@@ -124,7 +124,8 @@ def proceed(
     if act == "pay" and not reference:
         return Refusal(code="REFERENCE_MISSING", facts={"project": project, "act": act})
     if act in ("assess", "pay"):
-        refusal = _checked(tx, document, now)
+        uuids = [row["device"] for row in document["serials"]]
+        refusal = allowance.uncounted(tx, policy, project, uuids, now) or _checked(tx, document, now)
         if refusal is not None:
             return refusal
     body: dict[str, Any] = {"reference": reference}

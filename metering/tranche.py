@@ -31,6 +31,9 @@ PREFIX = "tranche:"
 
 def in_use(policy: Policy, year: int, at: datetime) -> bool:
     """True where draws of the year go through tranches: as answered at the instant, or at the year's end once it is over."""
+    asked = policy.parameters.get(CLAIM_MODE)
+    if asked is None or all(row.value != MODE for row in asked.rows):
+        return False
     last = year_start(year + 1, policy.zone) - timedelta(milliseconds=1)
     return policy.answer_at(CLAIM_MODE, min(at, last)) == MODE
 

@@ -130,7 +130,7 @@ def _worth_a_look(
 
 def _borrowers_last(state: State, work: Workspace, order: Ints, positions: Iterator[int]) -> Iterator[int]:
     """The same positions; a job that would take what another queue of its cohort wants for itself comes after all others,
-    and not at all while that one waits for what was borrowed to come back."""
+    and only as far as it leaves that one, while it waits, the quota it needs."""
     claims = work.claims()
     if not claims:
         yield from positions
@@ -143,8 +143,7 @@ def _borrowers_last(state: State, work: Workspace, order: Ints, positions: Itera
         else:
             yield position
     for position in later:
-        queue = state.jobs[state.waiting.ids[order[position]]].queue
-        if work.quotas.headroom(queue) and not work.owed & {one.name for one in work.quotas.cohort(queue)} - {queue}:
+        if work.leaves_enough(state.jobs[state.waiting.ids[order[position]]]):
             yield position
 
 
@@ -190,13 +189,13 @@ def _decide_one(policy: Policy, job: WaitingJob, ways: Sequence[Way], work: Work
     within = ways if headroom is None else [w for w in ways if w.least * w.shape.count <= headroom]
     if not within:
         least = min(way.least * way.shape.count for way in ways)
-        if work.quotas.owed(job.queue, least):
-            work.owed.add(job.queue)
+        work.owe(job.queue, least)
         if policy.preempts and headroom is not None:
             work.stops.make_room(job, ways, release=least - headroom)
         return Verdict("quota")
     if work.blocked and all(work.blocked.get(way.number) for way in within):
         work.hold(within)
+        work.owe(job.queue, min(way.least * way.shape.count for way in within))
         return Verdict("behind")
     priced = [(way, work.candidate(job, way)) for way in within]
     able = [(way, one) for way, one in priced if affordable(job, one)]
@@ -217,6 +216,7 @@ def _decide_one(policy: Policy, job: WaitingJob, ways: Sequence[Way], work: Work
     if policy.preempts:
         work.stops.make_room(job, [way for way, _ in able])
     work.wait(job, [way for way, _ in able])
+    work.owe(job.queue, min(way.least * way.shape.count for way, _ in able))
     return Verdict("busy", tuple(one for _, one in (open_ or able)))
 
 

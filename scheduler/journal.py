@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table, bindparam, insert, select, update
 
-from adapters.chain import GENESIS, link
+from adapters.chain import GENESIS, Form, link, sealed
 from scheduler.schema import chain_heads
 
 CHAIN_COLUMNS = ("seq", "prev_hash", "hash")
@@ -40,14 +41,15 @@ def append_all(tx: Connection, table: Table, records: Sequence[Mapping[str, Any]
     seq, previous = (int(found.seq), str(found.hash)) if found else (0, GENESIS)
     if not records:
         return seq
-    names = [str(c.name) for c in table.columns if c.name not in CHAIN_COLUMNS]
-    statement, positions = _insertion(table, tx.dialect)
+    names, form = _form(table)
+    statement, ordered = _insertion(table, tx.dialect)
     rows_: list[Any] = []
     for number, values in enumerate(records, start=seq + 1):
-        body = {name: values.get(name) for name in names}
-        own = link(previous, {"seq": number, **body})
-        row = {**body, "seq": number, "prev_hash": previous, "hash": own}
-        rows_.append(row if positions is None else tuple(map(row.__getitem__, positions)))
+        row = {name: values.get(name) for name in names}
+        row["seq"] = number
+        own = sealed(previous, form.canonical(row))
+        row["prev_hash"], row["hash"] = previous, own
+        rows_.append(row if ordered is None else ordered(row))
         previous = own
     tx.exec_driver_sql(statement, rows_)
     last = seq + len(rows_)
@@ -60,10 +62,17 @@ def append_all(tx: Connection, table: Table, records: Sequence[Mapping[str, Any]
 
 
 @functools.lru_cache(maxsize=256)
-def _insertion(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...] | None]:
-    """The table's INSERT as the driver takes it, spelt once; and the order of its values, None where they go by name."""
+def _form(table: Table) -> tuple[tuple[str, ...], Form]:
+    """The table's columns that a record gives, and how a record of it is spelt."""
+    names = tuple(str(c.name) for c in table.columns if c.name not in CHAIN_COLUMNS)
+    return names, Form(["seq", *names])
+
+
+@functools.lru_cache(maxsize=256)
+def _insertion(table: Table, dialect: Dialect) -> tuple[str, Callable[[Any], tuple[Any, ...]] | None]:
+    """The table's INSERT as the driver takes it, spelt once; and its values in order, None where they go by name."""
     compiled = insert(table).compile(dialect=dialect, column_keys=[c.name for c in table.columns])
-    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
+    return str(compiled), None if compiled.positiontup is None else itemgetter(*compiled.positiontup)
 
 
 _READ_HEAD = select(chain_heads.c.seq, chain_heads.c.hash).where(chain_heads.c.stream == bindparam("stream_"))

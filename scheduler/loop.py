@@ -59,7 +59,6 @@ class Loop:
         self.database = database
         self.budget = budget
         self.policy = policy
-        self.backends = backends
         self.clock = clock
         self.zone = ZoneInfo(zone)
         self.on_tick = on_tick
@@ -114,7 +113,7 @@ class Loop:
 
     def _attend(self, row: Mapping[str, Any], spent: Refusal | None) -> list[UsageRecord]:
         """The lease is one step on; returns what it used up to the last local midnight and nobody recorded yet."""
-        backend = self.backends.get(row["backend"])
+        backend = self.dispatch.backends.get(row["backend"])
         if backend is None:
             log.warning("backend_missing", lease=row["id"], backend=row["backend"])
             return []

@@ -250,7 +250,7 @@ class _Search:
         memory = c.memory[row] + r.memory[slots] - shape.memory
         room = np.where(r.count[slots] > 0, c.free[row, r.place[slots]] + r.share[slots], 0)
         if shape.share < WHOLE:
-            own = mine[row, r.place[slots]] > 0
+            own = self._mine(shape)[row, r.place[slots]]
             room -= np.where(there[row], 0, np.where(own, shape.share, WHOLE))
         else:
             room = np.where(there[row], room, -1)
@@ -264,6 +264,9 @@ class _Search:
         left_cpu, left_memory = c.cpu[at] + r.cpu[others], c.memory[at] + r.memory[others]
         left = np.where(r.count[others] > 0, c.free[at, r.place[others]] + r.share[others], 0)
         takes = np.where(r.count[others] > 0, r.share[others], 0)
+        of_kind = [NOBODY if k.shape.firm is None else c.firm(k.shape.firm) for k in r.kinds]
+        firms = np.array(of_kind, dtype=np.int64)[r.kind[others]]
+        mine_too = NOBODY if shape.firm is None else c.firm(shape.firm)
         pairs: list[Ints] = [np.zeros((0, 2), dtype=np.int64)]
         kinds = r.kind[slots]
         for number in np.unique(kinds).tolist():
@@ -271,12 +274,15 @@ class _Search:
             needs = big.share if big.count else 0
             able = self._rows_of(number)[at] & (left_cpu >= big.cpu) & (left_memory >= big.memory) & (left >= needs)
             able &= (r.count[others] == big.count) & ((takes < needs) | (r.cpu[others] < big.cpu))
+            if big.firm is not None:  # on a device that others of its firm may be on too
+                able &= firms == c.firm(big.firm)
             smaller = np.flatnonzero(able)
             these = np.flatnonzero(kinds == number)
             these = these[r.order(slots[these], -cpu[these], -room[these])[:SWAPS_TRIED]]
             fits = (
                 (takes[smaller] <= room[these, None]) & (r.cpu[others[smaller]] <= cpu[these, None])
                 & (r.memory[others[smaller]] <= memory[these, None]) & (at[smaller] != r.row[slots[these], None])
+                & (there[r.row[slots[these], None]] | (firms[smaller] == mine_too))
             )  # fmt: skip
             fits &= fits.cumsum(axis=1) <= SWAPS_TRIED
             i, k = fits.nonzero()

@@ -39,7 +39,7 @@ class Workspace:
     blocked: per pool (by number), jobs that wait there and let nobody pass. booked: jobs with a reservation there.
     closing: per row, the instant from which it is reserved or under maintenance; None while there is none.
     bookings: of each job with a reservation, when it starts.
-    owed: queues that wait for what they have lent. tests: jobs tried in vain since the first reservation.
+    owed: by queue, the most devices of its own that a job of it waits for. tests: jobs tried in vain since the first reservation.
     """
 
     def __init__(self, state: State, policy: Policy) -> None:
@@ -58,7 +58,7 @@ class Workspace:
         self.bookings: dict[str, int] = {}
         self.profiles = state.registry.profiles(state.throughputs)
         self.tests = 0
-        self.owed: set[str] = set()
+        self.owed: dict[str, int] = {}
         self.preempts: list[Preempt] = []
         self.stops = Stops(self)
         self.migrations: list[Migration] = []
@@ -391,6 +391,22 @@ class Workspace:
         if self.policy.backfill:
             return self.booked.get(number, 0) >= self.policy.backfill
         return bool(self.blocked.get(number))
+
+    def owe(self, queue: str, devices: int) -> None:
+        """A job waits that needs so many; counted if they are its queue's own."""
+        if self.quotas.owed(queue, devices):
+            self.owed[queue] = max(self.owed.get(queue, 0), devices)
+
+    def leaves_enough(self, job: WaitingJob) -> bool:
+        """Its queue may take devices, and with all that it wants no other of the cohort has less quota than it is owed."""
+        if self.quotas.headroom(job.queue) == 0:
+            return False
+        most = job.nodes * max(one.count for one in job.request.alternatives)
+        return not any(
+            one.name != job.queue and (self.quotas.headroom(one.name) or 0) - most < self.owed[one.name]
+            for one in self.quotas.cohort(job.queue)
+            if one.name in self.owed
+        )
 
     def claims(self) -> frozenset[str]:
         """Queues of cohorts in which a job waits that would keep within its own nominal."""

@@ -14,7 +14,7 @@ from metering import store as money
 from metering.budget import VoucherBudget
 from metering.parameters import load_origin_register, load_policies
 from metering.rule import load_rules
-from scheduler import store
+from scheduler import places, store
 from scheduler.clock import to_ms
 from scheduler.database import Database
 from scheduler.job import JobId
@@ -117,7 +117,7 @@ def make_platform(
             )
             money.claim(tx, firm=FIRM, by="firm", policy=POLICY, caps=values.firm_cap_fen, now=now)
         for pool, vendor, model, price in (("ascend", "ascend", "Ascend910B3", 2000), ("h800", "nvidia", "H800", 1800)):
-            store.add_pool(
+            places.add_pool(
                 tx, id=pool, provider=PROVIDER, site="bj1", region="beijing", backend="local", vendor=vendor, model=model,
                 source="simulated", price_fen_per_device_hour=price, now=now,
             )  # fmt: skip
@@ -125,6 +125,6 @@ def make_platform(
             for number in (1, 2):
                 name = f"{pool}-{number}"
                 devices = [simulated_device(name, i, model, vendor) for i in range(8)]
-                store.add_node(tx, id=name, pool=pool, devices=devices, now=now)
+                places.add_node(tx, id=name, pool=pool, devices=devices, now=now)
     loop = Loop(database, budget, load_policy(policy), {"local": backend}, clock)
     return Platform(database=database, clock=clock, backend=backend, budget=budget, loop=loop)

@@ -83,7 +83,7 @@ def test_the_rule_of_the_page_excludes_its_model_and_nothing_else(installed: Pat
 
 
 def test_the_backend_of_the_page_is_driven_by_the_loop(installed: Path, platform: Platform) -> None:
-    platform.loop.backends = {"local": load_backend_class("instant")()}
+    platform.loop.dispatch.backends = {"local": load_backend_class("instant")()}
     job = platform.submit("a", job_text())
     platform.loop.tick()
     platform.loop.tick()

@@ -16,6 +16,7 @@ from adapters.accelerator import Accelerator
 from adapters.adapter import Capability, Probe, Reading
 from adapters.catalog import Catalog, load_catalog
 from adapters.command import run_tool
+from adapters.device_node import device_nodes
 from adapters.kunlun_smi import VENDOR, parse_recording
 from adapters.nvml_adapter import name_visible
 from adapters.recording import read_recording
@@ -40,6 +41,7 @@ class Kunlunxin:
         self._run = run
         self._catalog = catalog
         self._clock = clock
+        self._said: tuple[str, ...] = ()
 
     def probe(self) -> Probe:
         """Whether a tool of this name is on the path. Never raises; another vendor's shows at the inventory."""
@@ -65,13 +67,25 @@ class Kunlunxin:
         names = name_visible(devices)
         return {"XPU_VISIBLE_DEVICES": names, "CUDA_VISIBLE_DEVICES": names, "CXPU_VISIBLE_DEVICES": names or "void"}
 
+    def device_nodes(self, devices: Sequence[Accelerator]) -> tuple[str, ...]:
+        """Files under /dev that a container needs for exactly these devices. ValueError where that is not known."""
+        return device_nodes(self.vendor, devices)
+
+    def problems(self) -> tuple[str, ...]:
+        """What the last inventory or samples said about no device that it lists."""
+        return self._said
+
     def parse_recording(self, path: Path) -> Reading:
         """A recorded output of xpu-smi or xpu-exporter, or of gpustack's detector; AdapterError if neither."""
         text, written_at = read_recording(path)
         return parse_recording(text, written_at, self._known())
 
     def _read(self) -> Reading:
-        return parse_recording((self._run or run_tool)((self._tool() or TOOLS[0], "-m")), self._clock(), self._known())
+        reading = parse_recording(
+            (self._run or run_tool)((self._tool() or TOOLS[0], "-m")), self._clock(), self._known()
+        )
+        self._said = reading.problems
+        return reading
 
     def _tool(self) -> str | None:
         if self._run is not None:

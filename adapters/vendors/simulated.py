@@ -21,6 +21,7 @@ from adapters.accelerator import Accelerator, EvidenceLevel, Health, Source
 from adapters.adapter import AdapterError, Capability, Probe, Reading
 from adapters.assignment import Assignment, read_assignments
 from adapters.catalog import Catalog, Chip, load_catalog
+from adapters.device_node import device_nodes
 from adapters.recording import read_recording
 from adapters.sample import Sample
 
@@ -143,6 +144,10 @@ class Simulated:
                 shown.setdefault(variable, []).append(name)
         found = {variable: ",".join(names) for variable, names in shown.items()}
         return found | ({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if "CUDA_VISIBLE_DEVICES" in found else {})
+
+    def device_nodes(self, devices: Sequence[Accelerator]) -> tuple[str, ...]:
+        """Files under /dev that a container needs for exactly these devices. ValueError where that is not known."""
+        return device_nodes(self.vendor, devices)
 
     def parse_recording(self, path: Path) -> Reading:
         """A declaration file: `{"version": 1, "devices": [{"node": "n1", "model": "H800", "count": 8}]}`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,17 @@ from api.commands.console import UNAVAILABLE, USAGE, Failure, talk, word
 from api.commands.service import stop_on_signals
 
 if TYPE_CHECKING:
+    from adapters.adapter import Adapter
     from adapters.agent import Agent
+    from adapters.backlog import Backlog
+    from adapters.fault import Faults
     from adapters.witness import Host, Witness
     from api.push import HttpPush
 
 STATE = Path(".local") / "state" / "yisuan" / "agents"
 ENROLLED = "enrolled.json"  # {key, node, site}: the platform knows the key that lies beside it
+TELEMETRY = "telemetry"  # holds readings that wait
+LOOPBACK = "127.0.0.1"
 
 
 def agent(
@@ -36,10 +42,20 @@ def agent(
         Path | None,
         typer.Option(help="Where the backend writes what holds which devices; without it nothing is signed."),
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus metrics here; off without it.")
+    ] = None,
+    metrics_address: Annotated[str, typer.Option(help="Address the metrics are bound to.")] = LOOPBACK,
+    declare: Annotated[
+        Path | None, typer.Option(help="A file that declares simulated devices; a demo ledger takes them, no other.")
+    ] = None,
+    forget_faults: Annotated[
+        bool, typer.Option("--forget-faults", help="Devices with fatal events were reset or replaced: use them again.")
+    ] = False,
 ) -> None:
     """Reads every registered vendor's devices and tells the platform; what cannot be told waits and is told later."""
     from adapters.agent import Agent
-    from adapters.registry import load_adapter, vendors
+    from adapters.survey import attest_here
     from api.client import find_access
     from api.push import HttpPush
 
@@ -51,13 +67,77 @@ def agent(
         return
     if not key:
         raise Failure(word("cli.agent.key"), do=word("cli.key.do"), code=USAGE)
-    adapters = [load_adapter(name) for name in vendors()]
+    adapters = _adapters(declare)
     push = HttpPush(server, key)
+    backlog, faults = keep_in(directory, forget_faults=forget_faults)
     witness = witness_of(node, directory, assignments, push)
-    running, stop = Agent(node, adapters, push, assignments, witness=witness), stop_on_signals()
+    running = Agent(
+        node,
+        adapters,
+        push,
+        assignments,
+        witness=witness,
+        backlog=backlog,
+        faults=faults,
+        attest=attest_here,
+        detailed=metrics_port is not None,
+    )
+    end, stop = _serve(running, metrics_port, metrics_address), stop_on_signals()
     talk(word("cli.agent.running", node=node, server=server))
     threading.Thread(target=_tell, args=(running, stop), name="status", daemon=True).start()
     running.run(stop, period)
+    end()
+    push.close()
+    left = running.status()
+    if left.waiting or left.events:
+        talk(word("cli.agent.left", samples=left.waiting, events=left.events or 0, path=str(directory)))
+
+
+def _adapters(declare: Path | None) -> list[Adapter]:
+    from adapters.adapter import AdapterError
+    from adapters.registry import load_adapter, vendors
+    from adapters.vendors.simulated import Simulated, read_declarations
+
+    found = [load_adapter(name) for name in vendors()]
+    if declare is not None:
+        try:
+            declared = Simulated(read_declarations(declare.read_text(encoding="utf-8")))
+        except (AdapterError, OSError, UnicodeDecodeError) as problem:
+            raise Failure(word("cli.recording.bad", path=str(declare)), why=str(problem), code=USAGE) from None
+        found = [declared if adapter.vendor == declared.vendor else adapter for adapter in found]
+    return found
+
+
+def keep_in(directory: Path, *, forget_faults: bool = False) -> tuple[Backlog, Faults]:
+    """Where readings wait and what befell devices, as the directory holds them."""
+    from adapters.backlog import Backlog
+    from adapters.fault import FILE, Faults
+    from adapters.witness import host_boot
+
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        backlog, faults = Backlog(directory / TELEMETRY), Faults(directory / FILE, host_boot())
+        if forget_faults:
+            faults.forget()
+    except OSError as problem:
+        raise Failure(word("cli.agent.spool", path=str(directory)), why=str(problem), code=UNAVAILABLE) from None
+    return backlog, faults
+
+
+def _serve(running: Agent, port: int | None, address: str) -> Callable[[], None]:
+    """Metrics are served until the answer is called; nothing where no port is given."""
+    if port is None:
+        return lambda: None
+    from adapters.hardware_metrics import HardwareMetrics, serve
+
+    try:
+        end = serve(HardwareMetrics(running.scene, running.status), port, address)
+    except OSError as problem:
+        raise Failure(
+            word("cli.agent.metrics", address=address, port=port), why=str(problem), code=UNAVAILABLE
+        ) from None
+    talk(word("cli.agent.metered", address=address, port=port))
+    return end
 
 
 def enrol_key(node: str, directory: Path, code: str, push: HttpPush) -> None:
@@ -98,11 +178,16 @@ def witness_of(
 
 
 def _tell(running: Agent, stop: threading.Event) -> None:
-    """Say what fails when it begins to, and when it no longer does."""
+    """Say what fails when it begins to, and when it no longer does; and once what adapters and the bus complain of."""
     said: str | None = None
+    complained: tuple[str, ...] = ()
     while not stop.wait(1.0):
         status = running.status()
         problem = status.problem or next(iter(status.unsaid), None)
         if problem != said:
             said = problem
             talk(word("cli.agent.failing", problem=problem) if problem else word("cli.agent.delivering"))
+        for complaint in status.adapters:
+            if complaint not in complained:
+                talk(complaint)
+        complained = status.adapters

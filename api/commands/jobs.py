@@ -1,4 +1,4 @@
-"""Jobs: submit, jobs, describe, logs, cancel."""
+"""Jobs: submit, jobs, describe, logs, cancel, hold, release, progress."""
 
 from __future__ import annotations
 
@@ -125,6 +125,9 @@ def describe(job: JobName, output: Format = Output.TABLE) -> None:
     """Why it waits or where it runs, what happened, what it has cost."""
     with connect("firm") as client:
         found = one(client, f"/v1/jobs/{resolve(client, job)}")
+        if "elements" in found:
+            _show_array(found, output)
+            return
         events = client.get(f"/v1/jobs/{found['id']}/events")
         statement = _statement(client, str(found["id"]))
     story = events["items"] if isinstance(events, dict) else events
@@ -147,6 +150,29 @@ def describe(job: JobName, output: Format = Output.TABLE) -> None:
         tell_totals(statement)
 
 
+def _show_array(found: Mapping[str, Any], output: Output) -> None:
+    if output in (Output.JSON, Output.YAML):
+        emit(dict(found), output)
+        return
+    if output is Output.TABLE:
+        _tell_job(found)
+    columns = (
+        Column(key="array_index", title="column.index", number=True),
+        Column(key="id", title="column.job"),
+        Column(key="state", title="column.state", shown=lambda value: word(f"state.{value}")),
+        Column(key="pending", title="page.job.why", shown=_why),
+    )
+    show(found["elements"], columns, output)
+
+
+def _why(pending: Mapping[str, Any] | None) -> str:
+    if pending is None:
+        return "—"
+    from api.texts import pending_words
+
+    return f"{pending_words(pending, language())[0]}  [{pending['code']}]"
+
+
 def _statement(client: Client, job: str) -> dict[str, Any] | None:
     from api.client import Refused
 
@@ -165,6 +191,15 @@ def _tell_job(found: Mapping[str, Any]) -> None:
         ("column.state", word(f"state.{found['state']}")),
     ]
     lines += [("column.queue", found.get("queue")), ("column.submitted", _moment(found.get("submitted_at")))]
+    for name in ("deadline_at", "held_by", "array_id"):
+        if found.get(name) is not None:
+            lines.append((f"column.{name}", _moment(found[name]) if name == "deadline_at" else found[name]))
+    done = found.get("progress")
+    if done:
+        total, saved = done["total_steps"], done["checkpointed_steps"]
+        lines.append(("column.steps", f"{done['steps']}" + (f" / {total}" if total is not None else "")))
+        if saved is not None:
+            lines.append(("column.checkpointed", str(saved)))
     if found.get("exit_code") is not None:
         lines.append(("column.exit", str(found["exit_code"])))
     pairs([(word(title), str(value)) for title, value in lines if value])
@@ -203,7 +238,14 @@ def _event_words(event: Mapping[str, Any]) -> str:
     from api.texts import known, text
 
     name = f"event.{event['event']}"
-    said = text(name, event.get("facts") or {}, language()) if known(name) else str(event["event"])
+    facts = event.get("facts") or {}
+    said = text(name, facts, language()) if known(name) else str(event["event"])
+    codes = (f"cause.{facts.get('cause')}", f"pending.short.{facts.get('code')}")
+    why = [text(code, facts, language()) for code in codes if known(code)]
+    if facts.get("code") is not None and not known(codes[1]):
+        why.append(text(str(facts["code"]), facts, language()))
+    told = [*why, *(facts.get("nodes") or ())]
+    said += f" ({', '.join(told)})" if told else ""
     return f"{said} → {word('state.' + str(event['state_to']))}"
 
 
@@ -251,9 +293,37 @@ def _print_log(client: Client, job: str, rank: int, offset: int) -> int:
 
 def cancel(job: JobName, output: Annotated[Output | None, typer.Option("-o", "--output")] = None) -> None:
     """A waiting job is cancelled at once, a running one is told to stop."""
+    _tell_deed(job, "cancel", None, output)
+
+
+def hold(job: JobName, output: Annotated[Output | None, typer.Option("-o", "--output")] = None) -> None:
+    """A waiting job, or an array's elements that wait, start only when released."""
+    _tell_deed(job, "hold", None, output)
+
+
+def release(job: JobName, output: Annotated[Output | None, typer.Option("-o", "--output")] = None) -> None:
+    """What an operator holds only an operator releases."""
+    _tell_deed(job, "release", None, output)
+
+
+def progress(
+    job: JobName,
+    steps: Annotated[int, typer.Option(min=0, help="Steps done in all attempts so far.")],
+    total_steps: Annotated[int | None, typer.Option("--total", min=1, help="Steps of the whole job.")] = None,
+    checkpointed_steps: Annotated[
+        int | None, typer.Option("--checkpointed", min=0, help="Steps its last complete checkpoint holds.")
+    ] = None,
+    output: Annotated[Output | None, typer.Option("-o", "--output")] = None,
+) -> None:
+    """A job's own script reports so; how fast it goes is learnt from the time between reports."""
+    body = {"steps": steps, "total_steps": total_steps, "checkpointed_steps": checkpointed_steps}
+    _tell_deed(job, "progress", body, output)
+
+
+def _tell_deed(job: str, deed: str, body: dict[str, Any] | None, output: Output | None) -> None:
     with connect("firm") as client:
         found = resolve(client, job)
-        answer = client.post(f"/v1/jobs/{found}/cancel")
+        answer = client.post(f"/v1/jobs/{found}/{deed}", body)
     if output is None:
         typer.echo(found)
     else:

@@ -78,12 +78,16 @@ def pools(output: Format = Output.TABLE) -> None:
 
 
 def queues(output: Format = Output.TABLE) -> None:
-    """A queue without a quota may hold any number of devices."""
+    """A queue without a quota may hold any number of devices; queues of one cohort lend each other what they do not use."""
     with connect("operator") as client:
         found = list(client.items("/v1/queues"))
     columns = (
         Column(key="name", title="column.queue"),
         Column(key="nominal_devices", title="column.nominal", number=True),
+        Column(key="cohort", title="column.cohort"),
+        Column(key="borrowing_limit", title="column.borrowing", number=True),
+        Column(key="lending_limit", title="column.lending", number=True),
+        Column(key="weight", title="column.weight", number=True),
     )
     show(found, columns, output)
 

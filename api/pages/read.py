@@ -129,7 +129,7 @@ def _counts(tx: Connection, now: datetime) -> Iterable[Mapping[str, Any]]:
                nodes.c.schedulable, nodes.c.heartbeat_at_ms)
         .join(nodes, nodes.c.pool == pools.c.id)
         .join(devices, devices.c.node == nodes.c.id)
-        .where(pools.c.listed == 1)
+        .where(pools.c.listed == 1, devices.c.leasable == 1)
     )  # fmt: skip
     held = set(tx.execute(taken).scalars())
     found: dict[str, dict[str, Any]] = {}

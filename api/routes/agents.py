@@ -1,30 +1,86 @@
-"""Agents: heartbeats and readings from nodes."""
+"""Agents: heartbeats, readings and device events from nodes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from fastapi.responses import Response
+from sqlalchemy import Connection, select
 
-from adapters.sample import Sample
+from adapters.chain import timestamp
+from adapters.device_event import DeviceEvent, Severity
+from adapters.reading import read_sample
 from api import schemas
+from api.auth import Authorised
 from api.idempotency import Posted
+from api.routes.evidence import sight
 from api.routes.shared import Shared
 from api.routes.zone import accelerator
-from scheduler import store
+from scheduler import places
+from scheduler.clock import from_ms
+from scheduler.refusal import Refusal
+from scheduler.schema import device_events, devices, nodes
 
 routes = APIRouter(tags=["agents"])
+SHOWN = 500
 
 
 @routes.post("/v1/agents/heartbeat", status_code=200)
 def heartbeat(body: schemas.Heartbeat, once: Posted, services: Shared) -> Response:
     """The node is alive and holds these devices. The platform's own clock says when."""
-    devices = [accelerator(device) for device in body.devices]
-    return once.do(lambda tx: store.heartbeat(tx, body.node, devices, services.clock.now()) or {"node": body.node}, 200)
+    held = [accelerator(device) for device in body.devices]
+    demo = services.settings.ledger == "demo"
+    sight(services, body.node, held, once.principal.key_id)
+
+    def act(tx: Connection) -> Any:
+        if not demo and any(device.source == "simulated" for device in body.devices):
+            pool = tx.execute(select(nodes.c.pool).where(nodes.c.id == body.node)).scalar()
+            return Refusal(code="SIMULATED_NEEDS_DEMO_LEDGER", facts={"pool": pool or body.node})
+        return places.heartbeat(tx, body.node, held, services.clock.now()) or {"node": body.node}
+
+    return once.do(act, 200)
 
 
 @routes.post("/v1/agents/samples", status_code=200)
-def samples(body: schemas.Samples, once: Posted, services: Shared) -> Response:
-    """Readings, kept once per device and instant."""
-    batch = [Sample(**reading.model_dump()) for reading in body.samples]
-    del services
-    return once.do(lambda tx: {"kept": store.add_samples(tx, batch)}, 200)
+def samples(body: schemas.Samples, once: Posted) -> Response:
+    """Readings, kept once per device and instant, and device events, each once.
+
+    A fatal event takes its device out of placement at once, a warning makes it degraded.
+    """
+    batch = [read_sample(reading.model_dump(mode="json")) for reading in body.samples]
+    said = [
+        DeviceEvent(**{**event.model_dump(), "severity": Severity(event.severity) if event.severity else None})
+        for event in body.events
+    ]
+
+    def act(tx: Connection) -> Any:
+        kept = places.add_samples(tx, batch)
+        return {"kept": kept, "events": places.add_device_events(tx, body.node, said)}
+
+    return once.do(act, 200)
+
+
+@routes.get("/v1/device-events")
+def list_device_events(who: Authorised, services: Shared, node: str | None = None) -> dict[str, Any]:
+    """What drivers said of devices, newest first, at most 500; of one node's with `node`."""
+    query = select(device_events, devices.c.node).join(devices, devices.c.uuid == device_events.c.device)
+    if node is not None:
+        query = query.where(devices.c.node == node)
+    order = (device_events.c.at_ms.desc(), device_events.c.device, device_events.c.code)
+    with services.database.read() as tx:
+        rows = tx.execute(query.order_by(*order).limit(SHOWN)).mappings().all()
+    del who
+    return {
+        "items": [
+            {
+                "node": row["node"],
+                "device": row["device"],
+                "at": timestamp(from_ms(row["at_ms"])),
+                "code": row["code"],
+                "severity": row["severity"],
+                "text": row["text"],
+            }
+            for row in rows
+        ]
+    }

@@ -17,6 +17,7 @@ from api.routes.cases import State, page_of
 from api.routes.shared import Cursor, Limit, Shared, found
 from metering import (
     acts,
+    allowance,
     contracts,
     eligibility,
     listing,
@@ -137,7 +138,8 @@ def set_listing(pool: str, body: schemas.Listing, once: Posted, services: Shared
         if once.principal.provider not in (None, row["provider"]):
             raise Problem(404, "NOT_FOUND", {"what": "pool", "id": pool})
         now = services.clock.now()
-        return listing.set_listing(
+        low = allowance.unlistable(tx, services.budget.policy, pool, now) if body.status == "listed" else None
+        return low or listing.set_listing(
             tx, pool=pool, status=body.status, reason=body.reason, actor=once.principal.actor, now=now
         )
 

@@ -67,12 +67,6 @@ def policies(request: Request, services: Shared) -> Response:
     return tagged(request, {"items": queries.policies(services.budget.registry), "next_cursor": None})
 
 
-@routes.get("/v1/benchmarks")
-def benchmarks(request: Request) -> Response:
-    """Measured benchmarks of listed devices; none are recorded yet."""
-    return tagged(request, {"items": [], "next_cursor": None})
-
-
 @routes.get("/healthz")
 def alive() -> dict[str, str]:
     """The process answers."""

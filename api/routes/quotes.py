@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
@@ -24,17 +25,21 @@ from metering.schema import firms
 from scheduler import view
 from scheduler.admission import unsupported
 from scheduler.codec import encode, pending_document
-from scheduler.engine import EMPTY, apply, changes_of
+from scheduler.engine import Set, apply
 from scheduler.job import FirmId, JobId, JobSpec
+from scheduler.kept import Kept
+from scheduler.node import Pool
+from scheduler.progress import profile_name
 from scheduler.quote import Option, Quote, quote
-from scheduler.region_file import read_regions
-from scheduler.regions import RegionFacts
+from scheduler.region_file import RegionFile, read_region_file
 from scheduler.shadow import ShadowPrice
-from scheduler.snapshot import Snapshot, WaitingJob
+from scheduler.snapshot import Terms, WaitingJob
 
 routes = APIRouter(tags=["quotes"])
 DATA = re.compile(r"(?P<region>[^=\s]{1,80})=(?P<size>\d{1,9}(?:\.\d{1,6})?)(?P<unit>MiB|GiB|TiB)")
 UNITS = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_LOCK = threading.Lock()
+_KEPT: WeakKeyDictionary[Any, Kept] = WeakKeyDictionary()  # by loop: it goes when the platform does
 
 
 @routes.post("/v1/quotes", openapi_extra=YAML_BODY)
@@ -45,28 +50,40 @@ def ask(
 ) -> dict[str, Any]:
     """A job file as for /v1/jobs. Nothing is stored and nothing is held: a quote promises what it says it promises."""
     spec = spec_from(once.request, once.body)
-    where = _data(data)
+    regions = _regions(services.settings.data_dir)
+    where = _data(data) or regions.data_of(spec.inputs)
     now = services.clock.now()
     with services.database.read() as tx:
         firm = FirmId(once.principal.tenant or "")
         if queries.one(tx, firms, firm) is None:
             raise Problem(404, "FIRM_UNKNOWN", {"firm": firm})
-        snapshot = _snapshot(tx, services, firm)
-        shadow = services.budget.shadow_price(tx, firm, snapshot.pools, now) if snapshot.pools else None
-    state = apply(EMPTY, changes_of(snapshot))
-    facts = _facts(services.settings.data_dir)
-    found = quote(state, waiting_job(spec, firm, now, where), services.loop.policy, region_facts=facts)
+        with _kept(services).state(tx, now) as known:
+            pools = tuple(known.pools.values())
+            shadow = services.budget.shadow_price(tx, firm, pools, now) if pools else None
+            own = (
+                () if any(one.firm == firm for one in known.terms.values()) else _terms(tx, services, firm, pools, now)
+            )
+            state = apply(known, [*(Set(one) for one in own), *(Set(one) for one in regions.links)])
+            job = waiting_job(spec, firm, now, where)
+            found = quote(state, job, services.loop.policy, region_facts=regions.facts)
     missing = [refusal.facts["field"] for refusal in unsupported(spec)]
     return document(found, spec.name, services.loop.policy.name, shadow) | {"not_supported": missing}
 
 
-def _snapshot(tx: Connection, services: Services, firm: FirmId) -> Snapshot:
-    """What the planner may know now, with this firm's terms whether or not it has a job that waits."""
-    now = services.clock.now()
-    known = view.snapshot(tx, now, services.budget)
-    if any(one.firm == firm for one in known.terms):
-        return known
-    return replace(known, terms=(*known.terms, *services.budget.terms(tx, [firm], known.pools, now)))
+def _kept(services: Services) -> Kept:
+    """The state that quotes of this process share."""
+    with _LOCK:
+        found: Kept | None = _KEPT.get(services.loop)
+        if found is None:
+            found = _KEPT[services.loop] = Kept(services.budget)
+        return found
+
+
+def _terms(
+    tx: Connection, services: Services, firm: FirmId, pools: tuple[Pool, ...], now: datetime
+) -> tuple[Terms, ...]:
+    """This firm's, which nobody else needs while it has no job that waits."""
+    return services.budget.terms(tx, [firm], pools, now)
 
 
 def waiting_job(spec: JobSpec, firm: FirmId, now: datetime, data: Mapping[str, int]) -> WaitingJob:
@@ -85,7 +102,7 @@ def waiting_job(spec: JobSpec, firm: FirmId, now: datetime, data: Mapping[str, i
         stacks=view.stacks_of(spec),
         share_permille=view.share_permille(spec),
         min_nodes=spec.gang_min_nodes if spec.gang_min_nodes < spec.nodes else None,
-        workload=spec.workload,
+        workload=profile_name(firm, spec.workload),
         checkpoint_interval_ms=spec.checkpoint.interval_ms if spec.checkpoint else None,
         deadline=spec.deadline,
         data=data,
@@ -105,11 +122,11 @@ def _data(values: list[str]) -> dict[str, int]:
     return found
 
 
-def _facts(folder: Path) -> dict[str, RegionFacts]:
-    """Electricity of the regions, as the zone recorded it in regions.yaml of its data directory; {} without the file."""
+def _regions(folder: Path) -> RegionFile:
+    """What the zone recorded in regions.yaml of its data directory; nothing without the file."""
     path = folder / "regions.yaml"
     try:
-        return read_regions(path) if path.is_file() else {}
+        return read_region_file(path) if path.is_file() else RegionFile()
     except (OSError, ValueError) as wrong:
         raise Problem(500, "REGIONS_UNREADABLE", {"problem": str(wrong)}) from None
 

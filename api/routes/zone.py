@@ -10,17 +10,19 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy import Connection
 
 from adapters.accelerator import Accelerator, EvidenceLevel, Health, Source
+from adapters.reading import read_partition
 from adapters.registry import vendors
 from api import queries, schemas
 from api.auth import Authorised, mint_key
 from api.idempotency import Posted
 from api.problems import Problem
+from api.routes.evidence import sight
 from api.routes.shared import Shared, found
 from api.wiring import Services
-from metering import standing
+from metering import allowance, standing
 from metering import store as money
 from metering.schema import firms, providers, sites
-from scheduler import store, view
+from scheduler import places, view
 from scheduler.codec import snapshot_document
 from scheduler.refusal import Refusal
 from scheduler.schema import pools, queues
@@ -99,7 +101,7 @@ def _add_pool(tx: Connection, body: schemas.Pool, services: Services, by: str) -
     if site is None or site["provider"] != body.provider:
         return Refusal(code="SITE_UNKNOWN", facts={"site": body.site, "provider": body.provider})
     known = queries.one(tx, pools, body.id)
-    refusal = store.add_pool(tx, **body.model_dump(), now=now)
+    refusal = places.add_pool(tx, **body.model_dump(), now=now)
     if refusal is not None:
         return refusal
     if known is None:
@@ -127,6 +129,7 @@ def add_node(body: schemas.Node, once: Posted, services: Shared) -> Response:
     if (body.simulated is None) == (body.devices is None):
         error = {"pointer": "/devices", "detail": "give either devices or simulated"}
         raise Problem(422, "INPUT_INVALID", {}, [error])
+    sight(services, body.id, [accelerator(device) for device in body.devices or ()], once.principal.key_id)
     return once.do(lambda tx: _add_node(tx, body, services))
 
 
@@ -140,11 +143,15 @@ def _add_node(tx: Connection, body: schemas.Node, services: Services) -> dict[st
         devices = _declared(body, services)
     else:
         devices = [accelerator(device) for device in body.devices or ()]
+        if services.settings.ledger != "demo" and any(device.source is Source.SIMULATED for device in devices):
+            return Refusal(code="SIMULATED_NEEDS_DEMO_LEDGER", facts={"pool": body.pool})
     other = sorted({d.model or d.model_raw for d in devices} - {pool["model"]})
     if other:
         return Refusal(code="MODEL_NOT_OF_POOL", facts={"pool": body.pool, "models": other, "model": pool["model"]})
     extra = {k: getattr(body, k) for k in ("cpu_milli", "memory_bytes", "rack")}
-    refusal = store.add_node(tx, id=body.id, pool=body.pool, devices=devices, now=services.clock.now(), **extra)
+    refusal = places.add_node(tx, id=body.id, pool=body.pool, devices=devices, now=services.clock.now(), **extra)
+    if refusal is None:
+        allowance.hold_back(tx, services.budget.policy, body.pool, body.id, services.clock.now())
     return refusal or {"id": body.id, "pool": body.pool, "devices": [d.uuid for d in devices]}
 
 
@@ -162,6 +169,7 @@ def accelerator(device: schemas.Device) -> Accelerator:
     values["health"], values["source"] = Health(device.health), Source(device.source)
     values["evidence_level"] = EvidenceLevel(min(device.evidence_level, EvidenceLevel.TOOL_REPORTED))
     values["problems"] = tuple(device.problems)
+    values["partition"] = read_partition(values["partition"])
     return Accelerator(**values)
 
 
@@ -170,7 +178,7 @@ def set_schedulable(node: str, body: schemas.Schedulable, once: Posted, services
     """Cordon a node, or use it again; running leases stay."""
 
     def act(tx: Connection) -> Any:
-        refusal = store.set_schedulable(tx, node, body.schedulable, services.clock.now())
+        refusal = places.set_schedulable(tx, node, body.schedulable, services.clock.now())
         return refusal or {"id": node, "schedulable": body.schedulable}
 
     return once.do(act, status=200)
@@ -184,10 +192,14 @@ def list_queues(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: A
 
 @routes.put("/v1/queues/{name:path}")
 def set_queue(name: str, body: schemas.Queue, who: Authorised, services: Shared) -> JSONResponse:  # noqa: ARG001
-    """How many devices the queue's leases may hold together; null lifts the limit."""
+    """How many devices the queue's leases may hold together, null = no limit; and what it lends to and borrows from the others
+    of its cohort. The body is the whole quota: what it leaves out is as if never set."""
+    rest = body.model_dump(exclude={"nominal_devices"})
     with services.database.write() as tx:
-        store.set_queue(tx, name, body.nominal_devices)
-    return JSONResponse({"name": name, "nominal_devices": body.nominal_devices})
+        places.set_queue(tx, name, body.nominal_devices)
+        refusal = places.set_cohort(tx, name, **rest)
+        assert refusal is None, "the queue was set just now"
+    return JSONResponse({"name": name, **body.model_dump()})
 
 
 @routes.get("/v1/facts")
@@ -220,7 +232,8 @@ def record_fact(body: schemas.Fact, once: Posted, services: Shared) -> Response:
 def snapshot(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: ARG001 - the operator sees all
     """Everything the planner knows now; `yisuan plan` reads it anywhere."""
     with services.database.read() as tx:
-        return snapshot_document(view.snapshot(tx, services.clock.now(), services.budget))
+        moves = services.settings.moves_per_hour
+        return snapshot_document(view.snapshot(tx, services.clock.now(), services.budget, moves_per_hour=moves))
 
 
 @routes.post("/v1/keys", status_code=201)

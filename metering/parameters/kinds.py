@@ -11,14 +11,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from adapters.accelerator import EvidenceLevel
 from metering.amount import BASIS_POINTS
 from metering.parameters import document
 from metering.parameters.document import ParameterError
 from metering.parameters.policy import (
     CAP_SUBJECT,
     CLAIM_MODE,
+    EVIDENCE_LASTS,
+    FINGERPRINT_HIGHEST,
+    FINGERPRINT_LOWEST,
     FIRM_CAP,
     IN_FORCE,
+    LEVEL_FOR_RATE,
+    LEVEL_FOR_SUBSIDY,
+    LEVEL_TO_LIST,
     POOL,
     RATE_DOMESTIC,
     RATE_FOREIGN,
@@ -33,7 +40,7 @@ class Kind:
     """unit: said in the file and checked.
 
     yearly: rows are whole local years. options: for values that are words; words beside the numbers of another unit.
-    least: the smallest number of fen or days that makes sense.
+    least: the smallest number of fen, days or percent that makes sense.
     """
 
     unit: str
@@ -43,10 +50,12 @@ class Kind:
 
 
 PERMILLE = 1000
+HIGHEST_LEVEL = max(EvidenceLevel).value
 
 _RATE = Kind(unit="basis_point")
 _FEN = Kind(unit="fen")
 _FEN_PER_YEAR = Kind(unit="fen_per_year", yearly=True)
+_LEVEL = Kind(unit="evidence_level")
 
 KEYS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -73,6 +82,12 @@ KEYS: Mapping[str, Kind] = MappingProxyType(
         "alert.room_drawn.first": _RATE,
         "alert.room_drawn.second": _RATE,
         "review.sampling": Kind(unit="permille"),
+        LEVEL_TO_LIST: _LEVEL,
+        LEVEL_FOR_RATE: _LEVEL,
+        LEVEL_FOR_SUBSIDY: _LEVEL,
+        EVIDENCE_LASTS: Kind(unit="day", least=1),
+        FINGERPRINT_LOWEST: Kind(unit="percent_of_peak"),
+        FINGERPRINT_HIGHEST: Kind(unit="percent_of_peak", least=1),
     }
 )
 
@@ -92,6 +107,8 @@ def check_value(file: Path, where: str, value: Any, kind: Kind) -> int | bool | 
             return document.whole(file, where, value, largest=BASIS_POINTS)
         case "permille":
             return document.whole(file, where, value, largest=PERMILLE)
+        case "evidence_level":
+            return document.whole(file, where, value, largest=HIGHEST_LEVEL)
         case _:
             found = document.whole(file, where, value)
             if found < kind.least:

@@ -21,7 +21,10 @@ from metering.parameters.document import ParameterError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OriginRow:
-    """What was determined about one model over [valid_from, valid_to); None = until further notice."""
+    """What was determined about one model over [valid_from, valid_to); None = until further notice.
+
+    document_sha256: of the paper it rests on, None while there is none. determined_by, approved_by: roles, never the same.
+    """
 
     vendor: str
     model: str
@@ -31,6 +34,8 @@ class OriginRow:
     determined_by: str
     valid_from: datetime
     valid_to: datetime | None
+    document_sha256: str | None = None
+    approved_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +93,25 @@ def load_origin_register(directory: Path | None = None) -> OriginRegister:
 
 def _rows(file: Path, where: str, item: Any, zone: ZoneInfo) -> list[OriginRow]:
     words = ("basis_type", "basis", "determined_by")
-    document.mapping(file, where, item, required=("origin", *words, "valid_from", "valid_to", "chips"))
+    needed = ("origin", *words, "valid_from", "valid_to", "chips")
+    document.mapping(file, where, item, required=needed, optional=("document_sha256", "approved_by"))
     origin = Origin(document.choice(file, f"{where}.origin", item["origin"], [o.value for o in Origin]))
     said = {word: document.text(file, f"{where}.{word}", item[word]) for word in words}
     start = document.moment(file, f"{where}.valid_from", item["valid_from"], zone)
     end = None if item["valid_to"] is None else document.moment(file, f"{where}.valid_to", item["valid_to"], zone)
     if end is not None and end <= start:
         raise ParameterError(file, f"{where}.valid_to", f"{item['valid_to']!r} is not after {item['valid_from']!r}")
+    people: dict[str, str | None] = {}
+    for word in ("document_sha256", "approved_by"):
+        value = item.get(word)
+        people[word] = None if value is None else document.text(file, f"{where}.{word}", value)
+    if people["approved_by"] is not None and people["approved_by"].casefold() == said["determined_by"].casefold():
+        raise ParameterError(
+            file, f"{where}.approved_by", f"{people['approved_by']!r} determined this; another approves"
+        )
+    paper = people["document_sha256"]
+    if paper is not None and (len(paper) != 64 or set(paper) - set("0123456789abcdef")):
+        raise ParameterError(file, f"{where}.document_sha256", f"{paper!r} is not 64 hexadecimal digits")
     found = []
     for number, chip in enumerate(document.sequence(file, f"{where}.chips", item["chips"])):
         at = f"{where}.chips[{number}]"
@@ -107,6 +124,7 @@ def _rows(file: Path, where: str, item: Any, zone: ZoneInfo) -> list[OriginRow]:
                     model=document.text(file, f"{at}.models", model),
                     origin=origin,
                     **said,
+                    **people,
                     valid_from=start,
                     valid_to=end,
                 )

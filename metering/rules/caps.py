@@ -12,6 +12,7 @@ class Caps(Rule):
     """Clause 2.1.1: the firm's yearly cap, the year's vouchers; contract and tranche where given."""
 
     name = "caps"
+    looks_at = ()
 
     def bounds(self, year: int, rooms: Rooms, context: Context) -> Iterable[Bound]:  # noqa: ARG002
         found = [Bound("FIRM_CAP_REACHED", rooms.firm[year]), Bound("POOL_EXHAUSTED", rooms.pool[year])]

@@ -25,6 +25,7 @@ class Eligibility(Rule):
     """
 
     name = "eligibility"
+    looks_at = ("site",)
 
     def breakpoints(self, entry: UsageEntry, context: Context) -> Iterable[datetime]:
         found = [

@@ -16,6 +16,7 @@ class RateCeiling(Rule):
     """The policy's dated rate of the entry's origin class."""
 
     name = "rate_ceiling"
+    looks_at = ("origin",)
 
     def breakpoints(self, entry: UsageEntry, context: Context) -> Iterable[datetime]:
         return context.policy.rate_rows(entry.origin).edges_within(entry.start, entry.end)

@@ -7,7 +7,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.chain import GENESIS, canonical, digest, link
+from adapters.chain import GENESIS, Form, canonical, digest, link
 
 TEXT = st.text(st.characters(codec="utf-8"))
 LEAVES = (
@@ -57,3 +57,19 @@ def test_a_chain_ends_elsewhere_when_any_record_changes(records: list[dict[str, 
     changed = [*records[:index], {**records[index], "changed": 1}, *records[index + 1 :]]
     if digest(changed[index]) != digest(records[index]):
         assert tip(changed) != tip(records)
+
+
+FLAT = st.none() | st.text() | st.integers(-(2**54), 2**54) | st.booleans() | st.floats(-1e6, 1e6)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b_2", "B", "seq", "zeta"]), FLAT, min_size=2))
+def test_a_form_spells_what_the_canonical_form_spells(body: dict[str, object]) -> None:
+    try:
+        expected = canonical(body)
+    except (ValueError, OverflowError) as refused:
+        with pytest.raises(type(refused)):
+            Form(body).canonical(body)
+        return
+    assert Form(body).canonical({**body, "other": 1}) == expected
+    with pytest.raises(KeyError):
+        Form([*body, "absent"]).canonical(body)

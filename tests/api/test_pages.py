@@ -18,7 +18,7 @@ from api import texts
 from api.pages import rendering, router
 from api.pages.read_jobs import LeaseRow, log_tail
 from api.pages.visitor import SESSION_COOKIE
-from scheduler import store
+from scheduler import places
 from scheduler.schema import jobs
 from tests.api.browser import TestClient, browse
 from tests.platform import FIRM, Platform, job_text, make_platform
@@ -86,7 +86,7 @@ def heartbeat(platform: Platform) -> None:
     """Every node was heard just now."""
     with platform.database.write() as tx:
         for node in ("ascend-1", "ascend-2", "h800-1", "h800-2"):
-            store.heartbeat(tx, node, [], platform.clock.now())
+            places.heartbeat(tx, node, [], platform.clock.now())
 
 
 def words(html: str) -> str:

@@ -180,10 +180,12 @@ def test_a_malformed_job_file_is_refused_by_field(
 
 
 def test_what_nothing_schedules_yet_is_refused_by_name(service: Service) -> None:
-    answer = service.post("firm", "/v1/jobs", JOB + "array: 0-9\nsecrets: [t]\n", kind="application/yaml")
+    answer = service.post(
+        "firm", "/v1/jobs", JOB + "inputs: {/data: oss://b/d}\nsecrets: [t]\n", kind="application/yaml"
+    )
 
     assert (answer.status_code, answer.json()["code"]) == (422, "NOT_SUPPORTED_YET")
-    assert [error["pointer"] for error in answer.json()["errors"]] == ["/secrets", "/array"]
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/secrets", "/inputs"]
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,18 @@ import json
 import re
 import shutil
 import sqlite3
-import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select
+from sqlalchemy import event, select
 
-from adapters.chain import GENESIS, canonical, digest, link
+from adapters.chain import GENESIS, canonical, digest
 from metering import checkpoint, proof
-from metering.audit import Finding, audit, write_export
+from metering.audit import audit, write_export
 from metering.checkpoint import STREAMS, Key, load_key, seal, signed_by
 from metering.merkle import EMPTY, consistent, included, leaf_hash, root_of
 from metering.proof import prove_consistency, prove_inclusion
@@ -28,19 +25,8 @@ from metering.schema import checkpoints, prices
 from metering.store import set_price
 from scheduler.database import Database
 from scheduler.refusal import Refusal
+from tests.metering.sealing import FILE, LATER, rewrite, settle, tamper, verdict, writing
 from tests.platform import job_text, make_platform
-
-FILE = "checkpoints.jsonl"
-LATER = datetime(2027, 1, 1, tzinfo=UTC)
-
-
-def settle(platform: Any, name: str, accelerators: str) -> None:
-    job = platform.submit(name, job_text(name, accelerators))
-    platform.loop.tick()
-    platform.clock.advance(3600)
-    platform.beat()
-    platform.backend.end(f"{job}.1", 0)
-    platform.loop.tick()
 
 
 @pytest.fixture(scope="module")
@@ -65,48 +51,6 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(sealed: Path, tmp_path: Path) -> Path:
     shutil.copytree(sealed, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-@contextmanager
-def writing(directory: Path) -> Iterator[Connection]:
-    database = Database(f"sqlite:///{directory / 'yisuan.db'}")
-    with database.write() as tx:
-        yield tx
-    database.close()
-
-
-def tamper(directory: Path, *statements: str) -> None:
-    connection = sqlite3.connect(directory / "yisuan.db")
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-
-
-def verdict(directory: Path) -> Finding:
-    (law,) = [one for one in audit(directory / "yisuan.db").laws if one.law == "checkpoints"]
-    return law
-
-
-def rewrite(directory: Path, table_name: str, seq: int, **values: Any) -> None:
-    """A record is altered and the whole chain after it hashed again, head included: what a chain alone cannot show."""
-    table = STREAMS[table_name]
-    connection = sqlite3.connect(directory / "yisuan.db")
-    connection.row_factory = sqlite3.Row
-    previous = GENESIS
-    for row in connection.execute(f"SELECT * FROM {table_name} ORDER BY seq").fetchall():  # noqa: S608
-        body = {c.name: row[c.name] for c in table.columns if c.name not in ("seq", "prev_hash", "hash")}
-        if row["seq"] == seq:
-            body |= values
-            for name, value in values.items():
-                connection.execute(f"UPDATE {table_name} SET {name} = ? WHERE seq = ?", (value, seq))  # noqa: S608
-        own = link(previous, {"seq": row["seq"], **body})
-        chained = f"UPDATE {table_name} SET prev_hash = ?, hash = ? WHERE seq = ?"  # noqa: S608
-        connection.execute(chained, (previous, own, row["seq"]))
-        previous = own
-    connection.execute("UPDATE chain_heads SET hash = ? WHERE stream = ?", (previous, table_name))
-    connection.commit()
-    connection.close()
 
 
 # --- sealing ----------------------------------------------------------------------------------------------------------
@@ -216,54 +160,6 @@ def test_keeping_seals_when_an_hour_passed_and_something_moved_and_else_writes_h
     with platform.database.write() as tx:
         tx.exec_driver_sql("DELETE FROM checkpoints")
     assert keep(0)[5:] == ["head"], "what cannot be sealed still gets its heads"
-
-
-# --- the key ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
-    first = load_key(tmp_path / "k")
-
-    assert stat.S_IMODE((tmp_path / "k").stat().st_mode) == 0o600
-    assert load_key(tmp_path / "k").public == first.public
-    assert load_key(tmp_path / "other").public != first.public
-
-
-@pytest.mark.parametrize("content", ["", "zz", "ab" * 31, "ab" * 33])
-def test_a_key_file_that_is_none_is_refused_and_kept(tmp_path: Path, content: str) -> None:
-    (tmp_path / "k").write_text(content)
-
-    with pytest.raises(ValueError, match="not an Ed25519 private key"):
-        load_key(tmp_path / "k")
-    assert (tmp_path / "k").read_text() == content
-
-
-def test_the_file_introduces_the_key_once_before_the_first_seal(sealed: Path) -> None:
-    lines = checkpoint.read_file(sealed / FILE)
-    introduced = [i for i, line in enumerate(lines) if "introduces" in line]
-
-    assert len(introduced) == 1
-    assert introduced[0] < next(i for i, line in enumerate(lines) if "seal" in line)
-    assert lines[introduced[0]]["introduces"] == load_key(sealed / "checkpoint.key").public
-
-
-@pytest.mark.parametrize("part", ["at_ms", "reason", "heads", "roots", "merkle_root", "key", "signature"])
-def test_any_altered_part_of_a_seal_breaks_its_signature(sealed: Path, part: str) -> None:
-    public = load_key(sealed / "checkpoint.key").public
-    line = checkpoint.read_file(sealed / FILE)[-1]
-    altered = {
-        "at_ms": 1,
-        "reason": "x",
-        "heads": {},
-        "roots": {},
-        "merkle_root": "00",
-        "key": "00" * 32,
-        "signature": "zz",
-    }
-
-    assert signed_by(line, public)
-    assert not signed_by({**line, part: altered[part]}, public)
-    assert not signed_by({k: v for k, v in line.items() if k != part}, public)
 
 
 # --- what is rewritten --------------------------------------------------------------------------------------------------

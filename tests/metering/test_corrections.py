@@ -387,7 +387,7 @@ def test_a_machine_moves_only_along_its_steps(kind: str, data: st.DataObject) ->
     assert isinstance(got, str) == allowed
     if allowed:
         assert step is not None
-        assert got == step.after
+        assert got == (step.after or state), "an act without a state of its own leaves the case where it stands"
 
 
 @st.composite

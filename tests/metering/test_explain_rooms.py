@@ -23,9 +23,9 @@ from scheduler.database import Database
 from scheduler.refusal import Refusal
 from tests.metering.answers import OTHER, THIRD, answer, end, enrol, in_tranches, start
 from tests.metering.office import FINANCE, Office, make_office
+from tests.metering.story import small_rooms
 from tests.metering.test_explain_programmes import refund
-from tests.metering.test_machine import small_rooms
-from tests.metering.test_tranches import mistake, put_right
+from tests.metering.tranche_cases import mistake, put_right
 from tests.platform import FIRM, POLICY, PROVIDER
 
 YEAR, DAY = 2026, 86_400

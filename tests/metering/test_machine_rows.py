@@ -29,7 +29,6 @@ eligibility suspended: reinstate by operator -> reinstated because
 eligibility suspended: revoke by reviewer -> revoked because
 eligibility reinstated: suspend by operator -> suspended because
 eligibility reinstated: revoke by reviewer -> revoked because
-eligibility draft: submit by firm operator -> submitted
 right none: claim by firm platform -> active
 right active: freeze by operator reviewer -> frozen because
 right active: revoke by reviewer -> revoked because

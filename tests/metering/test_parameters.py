@@ -14,9 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metering.parameters
 from adapters.accelerator import Origin
-from metering.case import settle_document
 from metering.parameters import (
     ParameterError,
     Registry,
@@ -25,32 +23,15 @@ from metering.parameters import (
     load_origin_register,
     load_policies,
 )
-from metering.parameters.description import difference, warnings
-from metering.parameters.policy import RATE_DOMESTIC
-from tests.metering.cases import POLICY, REGISTRY, RULES, case, cases, entry
+from tests.metering.cases import POLICY, REGISTRY, case, cases, entry
+from tests.metering.parameter_cases import ANSWERS, HEAD, MID_2025, SHIPPED, TERM, VOUCHER, WHOLE, edit, settled
 
-SHIPPED = Path(metering.parameters.__file__).parent
-MID_2025 = datetime(2025, 6, 1, tzinfo=UTC)
-VOUCHER = f"{POLICY}/compute_voucher.yaml"
-TERM, HEAD, ANSWERS = (f"{POLICY}/{name}.yaml" for name in ("term", "policy", "interpretations"))
 Settle = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SHIPPED, tmp_path / "parameters"))
-
-
-def edit(directory: Path, file: str, old: str, new: str) -> Path:
-    path = directory / file
-    text = path.read_text(encoding="utf-8")
-    assert old in text, f"{old!r} is not in {file}"
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    return directory
-
-
-def settled(found: dict[str, Any], registry: Registry) -> dict[str, Any]:
-    return settle_document(json.dumps(found), registry, RULES)
 
 
 # --- what ships -----------------------------------------------------------------------------------
@@ -193,7 +174,6 @@ SPLIT = """  - valid_from: 2024-03-28
     valid_to: 2027-04-01
     value: {value}
 """
-WHOLE = "  - valid_from: 2024-03-28\n    valid_to: 2027-04-01\n    value: 4000\n"
 
 
 def split(directory: Path, day: str, value: int) -> Registry:
@@ -256,107 +236,6 @@ def test_another_year_s_pool_is_one_change(copy: Path) -> None:
     edit(copy, VOUCHER, "valid_to: 2026-01-01, value: 10_000_000_000", "valid_to: 2026-01-01, value: 399")
 
     assert settled(case(entry()), load_policies(copy))["totals"]["deduction_fen"] == 399
-
-
-# --- proposed, withdrawn, known then --------------------------------------------------------------------------------
-
-CORRECTED = """  - valid_from: 2024-03-28
-    valid_to: 2027-04-01
-    value: 4100
-    refs: [{policy: etown-2024-10, clause: "2.1.1"}]
-    status: withdrawn
-    recorded_at: 2026-11-20
-    withdrawn_at: 2026-11-23
-  - valid_from: 2027-01-01
-    valid_to: null
-    value: 4500
-    refs: [{policy: etown-2024-10, clause: "2.1.1"}]
-    status: proposed
-    recorded_at: 2026-11-23
-"""
-
-
-def test_what_is_proposed_or_withdrawn_settles_nothing(copy: Path) -> None:
-    changed = load_policies(edit(copy, VOUCHER, WHOLE, CORRECTED + WHOLE))
-    late = entry(start="2027-02-01T00:00:00+08:00", end="2027-02-01T01:00:00+08:00")
-
-    assert [line["deduction_fen"] for line in settled(case(entry(), late), changed)["lines"]] == [400, 400]
-    assert {row.status for row in changed.policy(POLICY).parameters[RATE_DOMESTIC].set_aside} == {
-        "proposed",
-        "withdrawn",
-    }
-    assert {"code": "VALUES_PROPOSED", "facts": {"count": 1}} in warnings(changed.policy(POLICY))
-
-
-@pytest.mark.parametrize(
-    ("known_at", "value"),
-    [
-        ("2026-11-19T23:59:59+08:00", None),
-        ("2026-11-20T00:00:00+08:00", 4100),
-        ("2026-11-22T23:59:59+08:00", 4100),
-        ("2026-11-23T00:00:00+08:00", 4000),
-        ("2030-01-01T00:00:00+08:00", 4000),
-        (None, 4000),
-    ],
-)
-def test_a_value_is_asked_as_it_was_known_then(copy: Path, known_at: str | None, value: int | None) -> None:
-    policy = load_policies(edit(copy, VOUCHER, WHOLE, CORRECTED + WHOLE)).policy(POLICY)
-    then = None if known_at is None else datetime.fromisoformat(known_at)
-
-    assert policy.value_at(RATE_DOMESTIC, MID_2025, then) == value
-
-
-def test_every_value_that_settles_was_recorded_by_one_and_approved_by_another() -> None:
-    for parameter in REGISTRY.policy(POLICY).parameters.values():
-        for row in parameter.rows:
-            assert row.recorded_by
-            assert row.approved_by
-            assert row.recorded_by != row.approved_by
-
-
-def test_a_rule_of_the_platform_is_not_passed_off_as_the_notice_s() -> None:
-    policy = REGISTRY.policy(POLICY)
-    platform = {number for number, clause in policy.clauses.items() if clause.platform}
-    resting = {key for key, one in policy.parameters.items() if set(one.rows[0].clauses) & platform}
-
-    assert {
-        *("alert.room_drawn.first", "alert.room_drawn.second", "review.sampling", "compute_voucher.cap_subject"),
-        *("compute_voucher.refill", "compute_voucher.tail_settlement_days"),
-        *("compute_voucher.tranche_size", "compute_voucher.tranche_idle"),
-    } == resting
-    assert [policy.value_at(f"alert.room_drawn.{name}", MID_2025) for name in ("first", "second")] == [8000, 9500]
-
-
-def test_a_question_without_an_answer_is_a_warning_until_it_has_one(copy: Path) -> None:
-    def open_questions(registry: Registry) -> list[str]:
-        return [w["facts"]["id"] for w in warnings(registry.policy(POLICY)) if w["code"] == "INTERPRETATION_UNANSWERED"]
-
-    changed = load_policies(edit(copy, ANSWERS, "chosen: open", "chosen: term"))
-    assert open_questions(REGISTRY) == ["model_voucher_firm_cap_period", "model_voucher_scope"]
-    assert open_questions(changed) == ["model_voucher_scope"]
-
-
-def test_two_notices_differ_where_their_clauses_do() -> None:
-    """29号: one rate after review; the same pool and cap; nothing of its other programmes has been seen."""
-    found = difference(REGISTRY.policy(POLICY), REGISTRY.policy("etown-2024-29"))
-    rates = [(r["from"], r["to"], r["a"], r["b"]) for r in found["parameters"] if r["key"] == RATE_DOMESTIC]
-
-    assert rates == [
-        ("2024-03-28", "2024-11-24", 4000, None),
-        ("2024-11-24", "2027-04-01", 4000, 3000),
-        ("2027-04-01", None, None, 3000),
-    ]
-    assert found["same"] == ["compute_voucher.firm_cap", "compute_voucher.pool"]
-    assert {"id": "undetermined_origin", "a": "foreign", "b": "same_rate"}.items() <= next(
-        q for q in found["interpretations"] if q["id"] == "undetermined_origin"
-    ).items()
-
-
-def test_a_policy_does_not_differ_from_itself() -> None:
-    for policy in REGISTRY.policies.values():
-        found = difference(policy, policy)
-        assert (found["parameters"], found["interpretations"]) == ([], [])
-        assert found["same"] == sorted(policy.parameters)
 
 
 # --- what is refused ------------------------------------------------------------------------------

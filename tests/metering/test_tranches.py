@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering import acts, correction, refunding, rooms, store, tranche
+from metering import acts, correction, refunding, rooms, store
 from metering.audit import audit_connection
-from metering.case import settle_document
 from metering.ledger import (
-    Code,
-    Phase,
-    Transfer,
     authority,
     contract_room,
     firm_room,
     lapsed,
     pool_room,
     pool_spent,
-    spent_of,
     tranche_room,
 )
 from metering.parameters.policy import CLAIM_MODE, TRANCHE_SIZE
 from metering.rule import load_rules
 from metering.schema import holds, settlements, tranche_uses, tranches
 from metering.statement import lines_of
-from scheduler.refusal import Refusal
-from tests.api.service import FIRM as CODE
-from tests.api.service import OTHER as SECOND
-from tests.api.service import PROVIDER, Service, running
-from tests.metering.answers import OTHER, answer, answered, end, enrol, in_tranches, start
+from tests.metering.answers import OTHER, answer, end, enrol, in_tranches, start
 from tests.metering.office import FINANCE, OPERATOR, REVIEWER, Office, make_office
-from tests.platform import FIRM, POLICY
-
-POOL, CAP = 10_000_000_000, 2_000_000_000
-YEAR = 2026
-NEW_YEAR = datetime(2026, 12, 31, 16, tzinfo=UTC)
-DAY = 86_400
+from tests.metering.tranche_cases import (
+    CAP,
+    DAY,
+    NEW_YEAR,
+    POOL,
+    YEAR,
+    claim,
+    code,
+    offline,
+    reasons,
+    shown,
+    spend_all_but,
+)
+from tests.platform import FIRM
 
 
 @pytest.fixture
@@ -52,49 +51,6 @@ def office(tmp_path: Path) -> Iterator[Office]:
     yield made
     made.audit()
     made.platform.database.close()
-
-
-def claim(office: Office, name: str = "t1", firm: str = FIRM, year: int | None = None) -> Any:
-    return office.call(tranche.issue, office.platform.budget.policy, id=name, firm=firm, by="key", year=year)
-
-
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
-
-
-def shown(office: Office, firm: str = FIRM) -> dict[str, Any]:
-    with office.platform.database.read() as tx:
-        (found,) = tranche.shown(tx, office.platform.budget.policy, firm)
-    return {name: found[name] for name in ("issued_fen", "drawn_fen", "held_fen", "left_fen", "given_back_fen")}
-
-
-def reasons(office: Office, job: str) -> list[str]:
-    with office.platform.database.read() as tx:
-        lines = lines_of(tx, office.settlement(job)["id"])
-    return sorted({reason for line in lines for reason in line["reasons"]})
-
-
-def offline(office: Office, settlement: dict[str, Any]) -> dict[str, int]:
-    """The totals that `yisuan settle` gives for the stored case."""
-    budget = office.platform.budget
-    found = settle_document(settlement["case_json"], budget.registry, load_rules())["totals"]
-    return {name: found[name] for name in ("fee_fen", "deduction_fen", "payable_fen")}
-
-
-def spend_all_but(office: Office, fen: int, room: Any = None) -> None:
-    """Others have drawn all but so much of the year's pool (or of another room)."""
-    room = room or pool_room(YEAR)
-    with office.platform.database.write() as tx:
-        left = store.balance(tx, room).available - fen
-        spent = spent_of(room)
-        store.post(
-            tx,
-            Transfer(
-                id=f"others:{room}", phase=Phase.POSTED, code=Code.DRAW, debit=room, credit=spent, amount_fen=left
-            ),
-            office.now,
-        )
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -502,247 +458,3 @@ def test_the_audit_names_a_tranche_that_was_changed(tmp_path: Path, statement: s
         report = audit_connection(tx, [], office.platform.budget.registry, load_rules())
     assert any(finding.law.startswith(law) and not finding.ok for finding in report.laws)
     office.platform.database.close()
-
-
-# --- corrections after the year was closed ----------------------------------------------------------------------------
-
-
-def mistake(office: Office, job: str, at: datetime) -> int:
-    """A correction that takes the job's voucher back; the number of the fact it rests on."""
-    number: int = office.call(
-        store.record_fact, subject_kind="firm", subject=FIRM, fact="suspended", start=at, end=None, evidence={}, by="op"
-    )
-    got = office.call(correction.correct, office.platform.budget, job, OPERATOR, "suspended, it seemed")
-    assert not isinstance(got, Refusal), got
-    return number
-
-
-def put_right(office: Office, job: str, number: int, at: datetime) -> Any:
-    """The fact is withdrawn and the job settled again."""
-    office.call(
-        store.record_fact, subject_kind="firm", subject=FIRM, fact="suspended", start=at, end=at, evidence={}, by="op",
-        withdraws=number,
-    )  # fmt: skip
-    return office.call(correction.correct, office.platform.budget, job, OPERATOR, "it was not")
-
-
-@pytest.fixture(params=["draw_right", "tranche"])
-def closed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Office, str, datetime]]:
-    """A job of 2026 (6,400 fen of voucher) whose year is closed; and when it began."""
-    office = make_office(tmp_path)
-    if request.param == "tranche":
-        in_tranches(office)
-        claim(office)
-    began = office.now
-    job = office.run()
-    office.platform.clock.advance((NEW_YEAR - office.now).total_seconds())
-    done = office.call(rooms.close_year, office.platform.budget.policy, YEAR, FINANCE, "over")
-    assert done["lapsed_fen"] == POOL - 6_400
-    yield office, job, began
-    office.audit()
-    office.platform.database.close()
-
-
-@pytest.mark.parametrize(("refill", "again"), [("reissue", 6_400), ("lapse", 0)])
-def test_a_mistaken_correction_after_the_close_is_put_right_where_returned_amounts_are_issued_again(
-    closed: tuple[Office, str, datetime], refill: str, again: int
-) -> None:
-    office, job, began = closed
-    answer(office, refill=refill)
-    before = office.balance(lapsed(YEAR))
-    number = mistake(office, job, began)
-    gone = office.balance(lapsed(YEAR))
-    assert office.settlement(job)["deduction_fen"] == 0
-    assert gone.credits_posted - before.credits_posted == 2 * 6_400, "of the pool and of the firm's room"
-    assert office.balance(pool_room(YEAR)).available == 0, "a closed year's pool is not opened again"
-
-    put_right(office, job, number, began)
-    assert office.settlement(job)["deduction_fen"] == again
-    assert offline(office, office.settlement(job))["deduction_fen"] == again
-    assert office.balance(pool_room(YEAR)).available == office.balance(firm_room(FIRM, YEAR)).available == 0
-    left = office.balance(lapsed(YEAR))
-    assert left.credits_posted - left.debits_posted == before.credits_posted + 2 * (6_400 - again)
-
-
-def test_back_and_forth_after_the_close_leaves_the_firm_with_the_same_voucher(
-    closed: tuple[Office, str, datetime],
-) -> None:
-    office, job, began = closed
-    for _ in range(3):
-        number = mistake(office, job, began)
-        put_right(office, job, number, began)
-        assert office.settlement(job)["deduction_fen"] == 6_400
-    number = mistake(office, job, began + timedelta(minutes=15))
-    assert office.settlement(job)["deduction_fen"] == 1_600
-    put_right(office, job, number, began)
-    assert office.settlement(job)["deduction_fen"] == 6_400
-
-
-def test_another_job_draws_nothing_of_what_lapsed_of_this_one(tmp_path: Path) -> None:
-    """Two jobs of one firm; the second was settled at nothing and could now draw, if the year had anything."""
-    office = make_office(tmp_path)
-    began = office.now
-    first = office.run()
-    hole = office.call(
-        store.record_fact,
-        subject_kind="firm",
-        subject=FIRM,
-        fact="suspended",
-        start=office.now,
-        end=None,
-        evidence={},
-        by="o",
-    )
-    middle = office.now
-    second = office.run()
-    assert office.settlement(second)["deduction_fen"] == 0
-    office.platform.clock.advance((NEW_YEAR - office.now).total_seconds())
-    office.call(rooms.close_year, office.platform.budget.policy, YEAR, FINANCE, "over")
-    number = mistake(office, first, began)
-    office.call(
-        store.record_fact, subject_kind="firm", subject=FIRM, fact="suspended", start=middle, end=middle, evidence={},
-        by="op", withdraws=hole,
-    )  # fmt: skip
-    put_right(office, second, number, began)
-    assert office.settlement(second)["deduction_fen"] == 0, "its year was closed with nothing of its own in it"
-    office.call(correction.correct, office.platform.budget, first, OPERATOR, "it was not")
-    assert office.settlement(first)["deduction_fen"] == 6_400
-    office.audit()
-    office.platform.database.close()
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_refunded_job_is_put_right_within_what_it_had_net(closed: tuple[Office, str, datetime], when: str) -> None:
-    office, job, began = closed
-    if when == "before":
-        office.call(refunding.refund, job=job, amount_fen=8_000, kind="refund", reason="idle", actor=OPERATOR)
-    number = mistake(office, job, began)
-    if when == "after":
-        office.call(refunding.refund, job=job, amount_fen=8_000, kind="refund", reason="idle", actor=OPERATOR)
-    put_right(office, job, number, began)
-    assert office.settlement(job)["deduction_fen"] == 6_400
-    spent = office.balance(pool_spent(YEAR))
-    assert spent.credits_posted - spent.debits_posted == 3_200, "half of it was refunded"
-    assert office.balance(pool_room(YEAR)).available == 0
-
-
-def test_before_the_close_a_correction_returns_to_the_pool_and_draws_of_it_again(tmp_path: Path) -> None:
-    office = make_office(tmp_path)
-    began = office.now
-    job = office.run()
-    number = mistake(office, job, began)
-    assert office.balance(pool_room(YEAR)).available == POOL
-    assert office.balance(lapsed(YEAR)).credits_posted == 0
-    put_right(office, job, number, began)
-    assert office.balance(pool_room(YEAR)).available == POOL - 6_400
-    office.audit()
-    office.platform.database.close()
-
-
-def test_parameters_of_tranches_are_at_least_one(tmp_path: Path) -> None:
-    from shutil import copytree
-
-    from metering.parameters import HERE, ParameterError, load_policies
-
-    copied = copytree(HERE, tmp_path / "p")
-    file = copied / POLICY / "compute_voucher.yaml"
-    whole = file.read_text(encoding="utf-8")
-    for old, new in (("value: 50_000_000", "value: 0"), ("value: 30\n", "value: 0\n"), ("value: 30\n", "value: x\n")):
-        assert old in whole
-        file.write_text(whole.replace(old, new), encoding="utf-8")
-        with pytest.raises(ParameterError, match="tranche_"):
-            load_policies(copied)
-    assert answered(load_policies().policy(POLICY), claim_mode="tranche").answer_at(CLAIM_MODE, NEW_YEAR) == "tranche"
-
-
-# --- routes -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    with running(tmp_path) as made:
-        budget = made.services.budget
-        budget.policy = answered(
-            budget.policy, claim_mode="tranche", tranche_size=1_000, tranche_idle=30, cap_subject="linked_firms"
-        )
-        yield made
-
-
-def test_a_claim_over_the_route_is_instant_once_and_shown(service: Service) -> None:
-    first = service.post("firm", "/v1/vouchers", {"id": "mine"})
-    assert first.status_code == 201, first.text
-    assert first.json()["tranche"]["amount_fen"] == 1_000
-    assert first.json()["rooms"]["tranche"] == {str(YEAR): 1_000}
-    assert service.post("firm", "/v1/vouchers", {"id": "mine"}).json()["tranche"] == first.json()["tranche"]
-    again = service.post("firm", "/v1/vouchers", {})
-    assert (again.status_code, again.json()["code"]) == (409, "TRANCHE_OPEN")
-    (item,) = [i for i in service.get("firm", "/v1/vouchers").json()["items"] if i["firm"] == CODE]
-    (shown_,) = item["tranches"]
-    assert {name: shown_[name] for name in ("year", "issued_fen", "drawn_fen", "held_fen", "left_fen")} == {
-        "year": YEAR, "issued_fen": 1_000, "drawn_fen": 0, "held_fen": 0, "left_fen": 1_000
-    }  # fmt: skip
-    assert shown_["idle_from"] is not None
-    assert [one["number"] for one in shown_["issued"]] == [1]
-
-
-def test_the_idempotency_key_names_the_tranche_of_a_claim_without_an_id(service: Service) -> None:
-    first = service.post("firm", "/v1/vouchers", {"programme": "compute_voucher"}, key="k-1")
-    again = service.post("firm", "/v1/vouchers", {"programme": "compute_voucher"}, key="k-1")
-    assert first.status_code == again.status_code == 201
-    assert first.json() == again.json()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [{"id": ""}, {"id": "a b"}, {"id": 5}, {"id": "x" * 64}, {"year": "2026"}, {"year": 0}, {"year": 10_000},
-     {"year": 2026.0}, {"year": True}, {"size": 5}],
-)  # fmt: skip
-def test_a_malformed_claim_is_refused_by_its_field(service: Service, body: dict[str, Any]) -> None:
-    got = service.post("firm", "/v1/vouchers", body)
-    assert got.status_code == 422, got.text
-    assert next(iter(body)) in got.text
-    assert "tranches" in service.get("firm", "/v1/vouchers").text
-
-
-def test_a_link_over_the_route_is_on_record_and_shares_the_cap(service: Service) -> None:
-    link = {"codes": [CODE, SECOND], "from": "2026-01-01T00:00:00+08:00", "evidence": {"document": "merger"}}
-    assert service.post("firm", "/v1/links", link).status_code == 403
-    got = service.post("operator", "/v1/links", link)
-    assert got.status_code == 201, got.text
-    subjects = got.json()["subjects"]
-    assert subjects == {"2026": min(CODE, SECOND), "2027": min(CODE, SECOND)}
-    (item,) = service.get("operator", "/v1/links").json()["items"]
-    assert (item["codes"], item["to"], item["withdrawn"]) == (sorted((CODE, SECOND)), None, False)
-    service.post("firm", "/v1/vouchers", {"id": "mine"})
-    shown_ = {i["firm"]: i["subjects"] for i in service.get("operator", "/v1/vouchers").json()["items"]}
-    assert shown_[CODE] == subjects
-    gone = {**link, "to": link["from"], "withdraws": item["seq"]}
-    assert service.post("operator", "/v1/links", gone).json()["subjects"] == {}
-
-
-@pytest.mark.parametrize(
-    ("changes", "status", "said"),
-    [
-        ({"codes": [CODE]}, 422, "codes"),
-        ({"codes": [CODE, SECOND, PROVIDER]}, 422, "codes"),
-        ({"codes": [CODE, "911"]}, 422, "codes"),
-        ({"codes": [CODE, CODE]}, 409, "LINK_NEEDS_TWO"),
-        ({"codes": [CODE, PROVIDER]}, 409, "FIRM_UNKNOWN"),
-        ({"from": "yesterday"}, 422, "from"),
-        ({"from": "2026-01-01T00:00:00"}, 422, "from"),
-        ({"to": "2025-01-01T00:00:00Z"}, 422, "to"),
-        ({"to": "2026-01-01T00:00:00+08:00"}, 409, "TERM_EMPTY"),
-        ({"evidence": "a letter"}, 422, "evidence"),
-        ({"withdraws": "1"}, 422, "withdraws"),
-        ({"withdraws": 99_999}, 409, "LINK_UNKNOWN"),
-        ({"because": "x"}, 422, "because"),
-    ],
-)
-def test_a_malformed_link_is_refused_by_its_field(
-    service: Service, changes: dict[str, Any], status: int, said: str
-) -> None:
-    link = {"codes": [CODE, SECOND], "from": "2026-01-01T00:00:00+08:00", "evidence": {}, **changes}
-    got = service.post("operator", "/v1/links", link)
-    assert got.status_code == status, got.text
-    assert said in got.text
-    assert service.get("operator", "/v1/links").json()["items"] == []

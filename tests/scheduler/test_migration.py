@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from adapters.accelerator import Origin, Source
@@ -143,6 +143,37 @@ def crowded(draw: st.DrawFn) -> Snapshot:
     )  # fmt: skip
 
 
+PAIRS = ((470, 470), (650, 320), (470, 320), (590, 320), (320, 320), (810,), (1000,), (650,))
+
+
+@st.composite
+def full(draw: st.DrawFn) -> Snapshot:
+    """Zones with hardly a device or a core to spare, where members must change places."""
+    nodes: list[Node] = []
+    leases: list[RunningLease] = []
+    for i in range(draw(st.integers(2, 4))):
+        size, cpu = draw(st.integers(1, 3)), draw(st.sampled_from([0, 1_000, 5_000]))
+        for d in range(size):
+            firm = draw(st.sampled_from(["f1", "f1", "f1", "f2"]))
+            for share in draw(st.sampled_from([*PAIRS, ()])):
+                asks = draw(st.sampled_from([1_000, 4_000, 9_000]))
+                cpu += asks
+                leases.append(lease(job(f"r{len(leases)}", share=share, cpu=asks, firm=firm), (f"n{i}.{d}",), f"n{i}"))
+        if draw(st.booleans()):
+            cpu += 4_000
+            leases.append(lease(job(f"r{len(leases)}", 0, cpu=4_000), (), f"n{i}"))
+        nodes.append(node(f"n{i}", size, cpu=cpu))
+    shares = draw(st.lists(st.sampled_from([220, 320, 470, 530, 1000]), min_size=1, max_size=3))
+    jobs = tuple(
+        job(f"w{i}", share=share, cpu=draw(st.sampled_from([1_000, 4_000])), firm=draw(st.sampled_from(["f1", "f2"])))
+        for i, share in enumerate(shares)
+    )  # fmt: skip
+    return Snapshot(
+        version=1, now=NOW, pools=(pool(),), nodes=tuple(nodes), jobs=jobs, leases=tuple(leases),
+        migrations=draw(st.integers(2, 6)),
+    )  # fmt: skip
+
+
 def _fixed(one: RunningLease) -> tuple[RunningLease, ...]:
     """The same, but for what keeps it where it is."""
     return (
@@ -151,7 +182,8 @@ def _fixed(one: RunningLease) -> tuple[RunningLease, ...]:
     )  # fmt: skip
 
 
-@given(snapshot=crowded())
+@settings(max_examples=200)
+@given(snapshot=crowded() | full())
 def test_what_holds_before_holds_after_and_the_budget_is_kept(snapshot: Snapshot) -> None:
     made = plan(snapshot, POLICY)
     event(f"{len(made.migrations)} moves")
@@ -199,7 +231,7 @@ def test_without_a_budget_nobody_moves_and_with_one_no_fewer_start(snapshot: Sna
         assert made.launches[:first] == without.launches[:first]
 
 
-@given(snapshot=crowded(), order=st.randoms(use_true_random=False))
+@given(snapshot=crowded() | full(), order=st.randoms(use_true_random=False))
 def test_the_plan_does_not_depend_on_the_order_in_which_facts_came(
     snapshot: Snapshot, order: Callable[..., object]
 ) -> None:
@@ -251,6 +283,32 @@ def test_two_change_places_where_neither_could_go_first() -> None:
     assert {(m.lease, m.to.node) for m in made.migrations} == {("heavy.1", "n1"), ("light.1", "n0")}
     check_room(snapshot, after(snapshot, made))
     assert [one.job for one in made.launches] == ["w"]
+
+
+def test_a_larger_share_changes_places_with_a_smaller_one_of_its_firm() -> None:
+    """470 beside 320 would leave 210: with the 320 of n1, where 530 are idle but no CPU for more than it has."""
+    full_, wide = (
+        (lease(job("a", share=470), ("n0.0",), "n0"), lease(job("b", share=470), ("n0.0",), "n0")),
+        job("c", share=320),
+    )
+    nodes = (node("n0", 1), node("n1", 1, memory=GIB))
+    fat = replace(wide, memory_bytes=GIB)
+    wanted = job("w", share=200, memory=1)
+    snapshot = zone(*full_, lease(fat, ("n1.0",), "n1"), nodes=nodes, jobs=(wanted,))
+    made = plan(snapshot, POLICY)
+    assert [one.job for one in made.launches] == ["w"]
+    check_room(snapshot, after(snapshot, made))
+    other = zone(*full_, lease(replace(fat, firm=FirmId("f2")), ("n1.0",), "n1"), nodes=nodes, jobs=(wanted,))
+    assert not plan(other, POLICY).migrations
+
+
+def test_a_device_whose_last_share_has_left_is_anybodys() -> None:
+    a, b = lease(job("a", share=470), ("n0.0",), "n0"), lease(job("b", share=470), ("n1.0",), "n1")
+    snapshot = zone(a, b, nodes=(node("n0", 1), node("n1", 1)), jobs=(job("w", share=300, firm="f2"),))
+    made = plan(snapshot, POLICY)
+    assert len(made.migrations) == 1
+    assert [one.job for one in made.launches] == ["w"]
+    check_room(snapshot, after(snapshot, made))
 
 
 def test_one_makes_room_for_another_that_makes_room() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.engine import EMPTY, Change, Clock, Remove, Set, State, changes_of, step
@@ -108,7 +108,20 @@ def test_what_a_cohort_promises_holds(made: tuple[tuple[QueueQuota, ...], tuple[
                     assert others <= sum(nominal.values()) - min(max(kept, 0), max(nominal[one.name], 0))
 
 
+FRAGMENTS = (  # the lender has the quota and waits for a node: nobody borrows the quota meanwhile
+    tuple(QueueQuota(name=n, nominal_devices=d, cohort="c") for n, d in (("qa", 4), ("qb", 0), ("qc", 8))),
+    (
+        Move((("qa", 1), ("qa", 1), ("qa", 3), ("qa", 3)), 0),
+        Move((), 0),
+        Move((("qa", 1), ("qa", 1), ("qa", 1), ("qc", 3)), 0),
+    ),
+    NetCost(),
+    3,
+)
+
+
 @settings(max_examples=150, deadline=None)
+@example(FRAGMENTS)
 @given(courses())
 def test_nobody_borrows_what_a_queue_wants_that_keeps_within_its_nominal(
     made: tuple[tuple[QueueQuota, ...], tuple[Move, ...], Policy, int],
