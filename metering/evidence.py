@@ -249,7 +249,9 @@ def quarantine(
     tx: Connection, device: str, places_: Sequence[str], doubts: Sequence[str], *, by: str, now: datetime
 ) -> None:
     """The device is suspect, these nodes take no new jobs, and a person is asked to look. The same doubts again add nothing."""
-    steps = courses(tx, [device])[device]
+    steps = courses(tx, [device]).get(device) or course(
+        records_of(tx, [device]).get(device, ()), EvidenceLevel.DECLARED
+    )
     if not set(doubts) <= set(verdict_at(steps, to_ms(now)).because):
         _record(tx, device, places_[0], Kind.SUSPECT, {"doubts": list(doubts), "nodes": list(places_)}, now, by)
     for place in places_:
@@ -258,6 +260,13 @@ def quarantine(
             places.set_schedulable(tx, place, False, now)
     facts = {"device": device, "nodes": list(places_), "doubts": list(doubts)}
     store.open_review(tx, code=SUSPECT, subject=device, facts=facts, now=now)
+
+
+def keep_out(tx: Connection, node: str, now: datetime) -> None:
+    """A node that was added with a suspect device takes no jobs either."""
+    uuids = list(tx.execute(select(devices.c.uuid).where(devices.c.node == node)).scalars())
+    if any(verdict_at(steps, to_ms(now)).suspect for steps in courses(tx, uuids).values()):
+        places.set_schedulable(tx, node, False, now)
 
 
 # --- what people decide ---------------------------------------------------------------------------

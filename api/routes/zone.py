@@ -19,7 +19,7 @@ from api.problems import Problem
 from api.routes.evidence import sight
 from api.routes.shared import Shared, found
 from api.wiring import Services
-from metering import allowance, standing
+from metering import allowance, evidence, standing
 from metering import store as money
 from metering.schema import firms, providers, sites
 from scheduler import places, view
@@ -152,6 +152,7 @@ def _add_node(tx: Connection, body: schemas.Node, services: Services) -> dict[st
     refusal = places.add_node(tx, id=body.id, pool=body.pool, devices=devices, now=services.clock.now(), **extra)
     if refusal is None:
         allowance.hold_back(tx, services.budget.policy, body.pool, body.id, services.clock.now())
+        evidence.keep_out(tx, body.id, services.clock.now())
     return refusal or {"id": body.id, "pool": body.pool, "devices": [d.uuid for d in devices]}
 
 

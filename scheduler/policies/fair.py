@@ -7,18 +7,21 @@ it were it to wait again: else it would take its place back, and the two would s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from scheduler.choice import by_objective
 from scheduler.clock import to_ms
 from scheduler.fairness import age_rank
-from scheduler.policies.net_cost import NetCost
+from scheduler.plan import Candidate
 from scheduler.policy import Ints, JobColumns
 from scheduler.snapshot import RunningLease, WaitingJob
 
 STEP_MS = 6 * 3_600_000
 
 
-class Fair(NetCost):
+class Fair:
     name = "fair"
     backfill = 1
     preempts = True
@@ -26,6 +29,9 @@ class Fair(NetCost):
 
     def order(self, jobs: JobColumns, now_ms: int) -> Ints:
         return np.lexsort((jobs.id_rank, jobs.submitted_ms, self.ranks(jobs, now_ms))).astype(np.int64)
+
+    def choose(self, job: WaitingJob, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        return by_objective(job, candidates)
 
     def ranks(self, jobs: JobColumns, now_ms: int) -> Ints:
         """Of each job, what comes before the share of its queue; the lower goes first."""

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from adapters.accelerator import EvidenceLevel, Source
 from metering import allowance, evidence, store
 from metering.allowance import level_asked
 from metering.case import settle_document
 from metering.evidence_level import Kind
-from metering.evidence_schema import evidence_records
 from metering.parameters import ParameterError, Policy, load_policies
 from metering.parameters.policy import (
     LEVEL_FOR_RATE,
@@ -271,9 +270,3 @@ def test_the_subsidy_counts_only_what_a_key_signed_for(platform: Platform, polic
         assert refusal is not None
         assert refusal.facts["devices"] == [uuid_of(1)]
         assert allowance.uncounted(tx, policy, "P", uuids[:1], DECEMBER) is None
-
-
-def test_nothing_is_read_where_nothing_is_asked_for(platform: Platform) -> None:
-    run(platform, datetime(2026, 7, 1, tzinfo=UTC))
-    with platform.database.read() as tx:
-        assert tx.execute(select(func.count()).select_from(evidence_records)).scalar_one() == 0

@@ -11,7 +11,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from adapters.accelerator import Origin, Source
-from scheduler.engine import EMPTY, Change, Clock, Outlook, Set, State, changes_of, step
+from scheduler.engine import EMPTY, Change, Clock, Outlook, Remove, Set, State, changes_of, step
 from scheduler.job import Alternative, FirmId, JobId, Money, Priority, Request
 from scheduler.lease import LeaseId, Member
 from scheduler.migration import price
@@ -244,6 +244,22 @@ def test_the_plan_does_not_depend_on_the_order_in_which_facts_came(
     parts: tuple[tuple[Change, ...], ...] = (tuple(values[:cut]), (*values[cut:], *last))
     for part in parts:
         state, made = step(state, part, POLICY)
+    assert (made.launches, made.migrations) == (expected.launches, expected.migrations)
+
+
+def test_of_members_alike_the_first_by_name_moves_whoever_came_in_first() -> None:
+    """Nine alike on one device, of which a search looks at no more than eight: one has come in after an earlier search."""
+    nine = [lease(job(f"s{i}", share=110), ("n0.0",), "n0") for i in range(9)]
+    others = [lease(job("x", share=50, memory=GIB), ("n1.0",), "n1"),
+              _fixed(lease(job("y", share=890), ("n1.0",), "n1"))[0]]  # fmt: skip
+    nodes = (node("n0", 1), node("n1", 1, memory=GIB))
+    snapshot = zone(*nine, *others, nodes=nodes, jobs=(job("w", share=60, memory=1),))
+    expected = plan(snapshot, POLICY)
+    assert {m.lease for m in expected.migrations} == {"s0.1", "x.1"}
+    before = replace(snapshot, leases=(*nine[1:], *others), jobs=(job("v"),))
+    state, none = step(EMPTY, changes_of(before), POLICY)
+    assert not none.migrations
+    _, made = step(state, [Remove(WaitingJob, JobId("v")), Set(nine[0]), Set(snapshot.jobs[0])], POLICY)
     assert (made.launches, made.migrations) == (expected.launches, expected.migrations)
 
 
