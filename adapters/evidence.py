@@ -196,7 +196,7 @@ def _mapping(field: str, value: object, names: Sequence[str]) -> Mapping[str, An
             raise StatementInvalid(field, name, f"one of {', '.join(names)}")
     for name in names:
         if name not in value:
-            raise StatementInvalid(field, name, "there: it is missing")
+            raise StatementInvalid(name if field == "statement" else f"{field}.{name}", None, "there: it is missing")
     return value
 
 

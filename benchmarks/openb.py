@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import gzip
 import json
 import time
@@ -209,6 +210,8 @@ def run(
     mix = mix_of(pods)
     state, _ = step(EMPTY, [Clock(now, 0), Outlook(mix, migrations), *cluster_of(rows, ranks)], policy)
     changes: list[Change] = []
+    gc.collect()
+    gc.freeze()  # what is there before the first pod is not looked through again while decisions are timed
     for number, index in enumerate(order[:limit]):
         pod = pods[int(index)]
         job = job_of(pod, number)
@@ -237,6 +240,7 @@ def run(
         if write and not plan.launches:
             write.writerow([number, "drop", job.id, "", "", job.share_permille])
         outcome.events.append((arrived, placed))
+    gc.unfreeze()
     return outcome
 
 

@@ -322,7 +322,8 @@ def clear(tx: Connection, *, device: str, reason: str, by: str, now: datetime) -
 def withdraw(tx: Connection, *, device: str, seq: int, reason: str, by: str, now: datetime) -> dict[str, Any] | Refusal:
     """The device's record of this number no longer counts, for no time at all; usage it was settled with can be corrected."""
     if seq not in [record.seq for record in records_of(tx, [device]).get(device, ())]:
-        return Refusal(code="RECORD_UNKNOWN", facts={"stream": evidence_records.name, "seq": seq})
+        last = journal.head(tx, evidence_records.name)[0]
+        return Refusal(code="RECORD_UNKNOWN", facts={"stream": evidence_records.name, "seq": seq, "last": last})
     return _decide(tx, device, Kind.WITHDRAWN, {"withdraws": seq, "reason": reason}, by=by, now=now)
 
 

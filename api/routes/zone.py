@@ -234,7 +234,8 @@ def snapshot(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: ARG0
     """Everything the planner knows now; `yisuan plan` reads it anywhere."""
     with services.database.read() as tx:
         moves = services.settings.moves_per_hour
-        return snapshot_document(view.snapshot(tx, services.clock.now(), services.budget, moves_per_hour=moves))
+        found = view.snapshot(tx, services.clock.now(), services.budget, moves_per_hour=moves)
+        return snapshot_document(view.regional(tx, found, services.loop.dispatch.regions))
 
 
 @routes.post("/v1/keys", status_code=201)

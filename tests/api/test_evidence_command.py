@@ -14,7 +14,7 @@ from api.commands import evidence as command
 from api.commands.agent import ENROLLED
 from tests.api.service import Service
 from tests.api.test_evidence import NODE, RESULT, accelerator, bus, card, enrol, level
-from tests.api.test_evidence import service as service  # noqa: PLC0414 - the fixture
+from tests.api.test_evidence import service as service
 from tests.api.test_programme_commands import (  # noqa: F401 - fixtures
     Run,
     _plain_environment,
@@ -38,11 +38,11 @@ def test_levels_are_listed_and_one_is_explained(run: Run, capsys: pytest.Capture
 
 
 def test_a_node_answers_from_where_it_stands(
-    run: Run,
+    run: Run,  # noqa: F811
     service: Service,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What the host's adapters and bus say is signed with the key that `yisuan agent --enrol` made."""
 
@@ -71,10 +71,10 @@ def test_a_node_answers_from_where_it_stands(
 
 
 def test_decisions_rest_on_files_and_reasons(
-    run: Run,
+    run: Run,  # noqa: F811
     service: Service,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import hashlib
 
@@ -118,9 +118,9 @@ def test_decisions_rest_on_files_and_reasons(
 )
 def test_bad_input_exits_2_before_anything_is_sent(
     arguments: tuple[str, ...],
-    run: Run,
+    run: Run,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def asked(*_: Any, **__: Any) -> None:
         raise AssertionError("the server was asked")

@@ -185,7 +185,7 @@ def test_what_nothing_schedules_yet_is_refused_by_name(service: Service) -> None
     )
 
     assert (answer.status_code, answer.json()["code"]) == (422, "NOT_SUPPORTED_YET")
-    assert [error["pointer"] for error in answer.json()["errors"]] == ["/secrets", "/inputs"]
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/secrets"]
 
 
 @pytest.mark.parametrize(

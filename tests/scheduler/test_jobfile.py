@@ -68,7 +68,7 @@ def test_what_is_not_scheduled_yet_is_named_feature_by_feature() -> None:
     fields = [refusal.facts["field"] for refusal in unsupported(parse_job(FULL))]
 
     assert fields == [
-        "/resources/share", "/secrets", "/inputs", "/variants/cuda/image",
+        "/resources/share", "/secrets", "/variants/cuda/image",
     ]  # fmt: skip
     assert unsupported(parse_job(SMALL)) == ()
 
