@@ -37,7 +37,7 @@ NETWORK = PciDevice(bdf="0000:02:00.0", vendor_id=0x19E5, device_id=0x0222, clas
 
 def made(**changes: Any) -> Statement:
     given = {"node": "n1", "nonce": "a" * 64, "at": AT, "devices": [CARD], "functions": [BUS, NETWORK]}
-    return state(**{**given, "bare_metal": True, **changes})  # type: ignore[arg-type]
+    return state(**{**given, "bare_metal": True, **changes})
 
 
 def test_a_statement_reads_back_as_it_was_made() -> None:

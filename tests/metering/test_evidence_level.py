@@ -103,9 +103,11 @@ def test_a_doubt_lasts_until_a_person_cleared_it() -> None:
 
 
 def test_a_doubt_of_the_same_millisecond_as_the_clearing_goes_by_number() -> None:
-    doubt, cleared = {"doubts": ["x"]}, Kind.CLEARED
-    assert levels(record(1, Kind.SUSPECT, 5, **doubt), record(2, cleared, 5)) == [(None, 1)]
-    assert levels(record(1, cleared, 5), record(2, Kind.SUSPECT, 5, **doubt)) == [(None, 1), (5, 0)]
+    def doubt(seq: int) -> Record:
+        return record(seq, Kind.SUSPECT, 5, doubts=["x"])
+
+    assert levels(doubt(1), record(2, Kind.CLEARED, 5)) == [(None, 1)]
+    assert levels(record(1, Kind.CLEARED, 5), doubt(2)) == [(None, 1), (5, 0)]
 
 
 def test_a_benchmark_inside_the_band_lifts_what_one_outside_held_down() -> None:

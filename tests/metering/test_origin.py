@@ -97,3 +97,26 @@ def test_a_register_that_contradicts_itself_is_refused(copy: Path, old: str, new
 
     with pytest.raises(ParameterError, match=said):
         load_origin_register(copy)
+
+
+def test_every_model_of_the_catalogue_has_a_row_and_two_people_behind_it() -> None:
+    rows = load_origin_register().rows
+
+    assert [chip.model for chip in load_catalog() if (chip.vendor, chip.model) not in rows] == []
+    assert all(row.approved_by not in (None, row.determined_by) for mine in rows.values() for row in mine)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("approved_by: zone-legal", "approved_by: Platform Operator", "another approves"),
+        ("document_sha256: null", "document_sha256: abc", "64 hexadecimal digits"),
+    ],
+)
+def test_who_determined_does_not_approve_and_a_paper_is_named_by_its_hash(
+    copy: Path, old: str, new: str, said: str
+) -> None:
+    path = copy / "origin" / "register.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ParameterError, match=said):
+        load_origin_register(copy)

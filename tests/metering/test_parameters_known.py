@@ -88,6 +88,8 @@ def test_a_rule_of_the_platform_is_not_passed_off_as_the_notice_s() -> None:
         *("alert.room_drawn.first", "alert.room_drawn.second", "review.sampling", "compute_voucher.cap_subject"),
         *("compute_voucher.refill", "compute_voucher.tail_settlement_days"),
         *("compute_voucher.tranche_size", "compute_voucher.tranche_idle"),
+        *("evidence.level_to_list", "evidence.level_for_domestic_rate", "evidence.level_for_subsidy"),
+        *("evidence.signed_lasts", "evidence.fingerprint.lowest", "evidence.fingerprint.highest"),
     } == resting
     assert [policy.value_at(f"alert.room_drawn.{name}", MID_2025) for name in ("first", "second")] == [8000, 9500]
 
