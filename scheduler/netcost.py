@@ -67,7 +67,7 @@ def predicted_ms(job: WaitingJob, model: str, devices: int, profiles: Profiles) 
     A measured scale is taken as it is; another one from the nearest, in proportion to the devices. A model never seen takes
     the rate of one that was, in proportion to the catalogue's peak FP16: an upper bound on what either does.
     """
-    if job.workload is None or job.remaining_steps is None:
+    if job.workload is None or job.remaining_steps is None or devices < 1:
         return None
     models = profiles.get(job.workload, {})
     rate = _rate(models.get(model, ()), devices)

@@ -58,6 +58,7 @@ def test_a_measured_scale_is_taken_as_it_is() -> None:
     known = profiles_of([rate("H800", 8, 1000), rate("H800", 16, 1800)])
     assert predicted_ms(job(), "H800", 8, known) == HOUR  # 3,600 steps at one a second
     assert predicted_ms(job(), "H800", 16, known) == 2_000_000
+    assert predicted_ms(job(), "H800", 0, known) is None  # what holds no device makes no steps
 
 
 def test_another_scale_follows_the_nearest_in_proportion() -> None:
