@@ -124,7 +124,8 @@ def _rows(file: Path, where: str, item: Any, zone: ZoneInfo) -> list[OriginRow]:
                     model=document.text(file, f"{at}.models", model),
                     origin=origin,
                     **said,
-                    **people,
+                    document_sha256=paper,
+                    approved_by=people["approved_by"],
                     valid_from=start,
                     valid_to=end,
                 )
