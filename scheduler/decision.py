@@ -38,6 +38,7 @@ FIRST, CHUNK = (
     128,
     512,
 )  # jobs taken up between two looks at the whole queue: few at first, then twice as many each time
+MISSES = 16  # jobs found to be past after which those left of a chunk are looked at together
 TESTS = 400  # jobs tried for backfill in one plan, after the first that waits
 
 
@@ -121,10 +122,17 @@ def _worth_a_look(
             return
         rest = found[:chunk]
         while len(rest):
-            yield int(rest[0])
-            if work.tests > TESTS:
-                return
-            rest = work.worth(line, rest[1:])
+            missed = seen = 0
+            for position in rest.tolist():
+                seen += 1
+                if work.still_worth(line, position):
+                    missed = 0
+                    yield position
+                    if work.tests > TESTS:
+                        return
+                elif (missed := missed + 1) == MISSES:
+                    break
+            rest = work.worth(line, rest[seen:])
         start, chunk = int(found[:chunk][-1]) + 1, min(CHUNK, 2 * chunk)
 
 

@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.backfill import FOREVER
 from scheduler.job import JobId
 from scheduler.pending import Reasons
+from scheduler.placing import affordable
 from scheduler.plan import Candidate, Pending, Wait
 from scheduler.policy import Ints
 from scheduler.shape import class_of
 from scheduler.snapshot import WaitingJob
 from scheduler.waiting import CLASS, DEVICES, GATED, QUEUE
 from scheduler.workspace import Workspace
+from scheduler.zone import Way
 
 if TYPE_CHECKING:
     from scheduler.engine import State
+
+
+PASSED = "passed"  # the verdict on a job that nobody looked at, because it could change nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Waits(Sequence[Wait]):
         if self._reasons is None:
             self._reasons = Reasons(self.state, self.work)
         reasons, work = self._reasons, self.work
-        verdict = self.verdicts.get(int(self.positions[index]), Verdict("behind"))
+        verdict = self.verdicts.get(int(self.positions[index]), Verdict(PASSED))
         if job.gate is not None:
             return reasons.gate(job)
         ways = work.zone.ways(class_of(job))
@@ -106,13 +112,20 @@ class Waits(Sequence[Wait]):
         if most is not None and least > most:
             return reasons.exceeds_quota(job, most, least)
         headroom = work.quotas.headroom(job.queue)
-        if verdict.why == "quota" or (headroom is not None and least > headroom):
+        if headroom is not None:
+            within = tuple(way for way in ways if way.least * way.shape.count <= headroom)
+            least = min(way.least * way.shape.count for way in ways)
+        else:
+            within = ways
+        if verdict.why == "quota" or not within:
             return reasons.quota_exhausted(job, headroom or 0, least)
+        if verdict.why == PASSED and job.money.max_net_fen is not None:
+            verdict = _priced(job, within, work)
         if verdict.why == "dear":
             return reasons.too_dear(job, verdict.candidates)
         if verdict.candidates:
-            within = {(one.alternative, one.pool) for one in verdict.candidates}
-            ways = tuple(way for way in ways if (way.alternative, way.pool.id) in within)
+            offered = {(one.alternative, one.pool) for one in verdict.candidates}
+            ways = tuple(way for way in ways if (way.alternative, way.pool.id) in offered)
         ahead = [int(self._before(way.number)[index]) for way in ways]
         if all(ahead):
             return reasons.behind(job, ways, max(ahead))
@@ -136,10 +149,18 @@ class Waits(Sequence[Wait]):
             names: list[str] = self.state.registry.names
             room = [self.work.quotas.headroom(name) for name in names]
             limit = np.array([1 << 62 if r is None else r for r in room], dtype=np.int64)
-            keeps = (values[:, GATED] == 0) & (values[:, DEVICES] <= limit[values[:, QUEUE]])
+            need = self.work.zone.classes(self.state.registry, self.work.columns).need[values[:, CLASS]]
+            keeps = (values[:, GATED] == 0) & (need <= limit[values[:, QUEUE]]) & (need < FOREVER)
             out = [
                 p for p, verdict in self.verdicts.items() if verdict.why in ("dear", "quota", "never", "gate", "far")
             ]
             keeps &= ~np.isin(self.positions, np.array(out, dtype=np.int64))
             self._keeps = keeps
         return self._keeps
+
+
+def _priced(job: WaitingJob, ways: Sequence[Way], work: Workspace) -> Verdict:
+    """What a look at the job would have said of its price."""
+    offered = [work.candidate(job, way) for way in ways]
+    able = tuple(one for one in offered if affordable(job, one))
+    return Verdict("busy", able) if able else Verdict("dear", tuple(offered))

@@ -39,6 +39,7 @@ class Workspace:
     blocked: per pool (by number), jobs that wait there and let nobody pass. booked: jobs with a reservation there.
     closing: per row, the instant from which it is reserved or under maintenance; None while there is none.
     bookings: of each job with a reservation, when it starts.
+    claimed: queues of cohorts in which a job waits that would keep within its own nominal.
     owed: by queue, the most devices of its own that a job of it waits for. tests: jobs tried in vain since the first reservation.
     """
 
@@ -59,6 +60,7 @@ class Workspace:
         self.profiles = state.registry.profiles(state.throughputs)
         self.tests = 0
         self.owed: dict[str, int] = {}
+        self.claimed: frozenset[str] = frozenset()
         self.preempts: list[Preempt] = []
         self.stops = Stops(self)
         self.migrations: list[Migration] = []
@@ -277,20 +279,19 @@ class Workspace:
             known, cls = np.unique(cls, return_inverse=True)
             table = table.part(known)
         look = line.limit_ms[places] <= self._longest(table)[cls]
-        over: Flags | None = None
-        if self.state.queues:
+        if self.state.queues or self.policy.preempts:
+            queue, need = line.queue[places], table.need[cls]
             names = self.state.registry.names
-            room = np.array([FOREVER if (h := self.quotas.headroom(n)) is None else h for n in names], dtype=np.int64)
-            over = line.devices[places] > room[line.queue[places]]
-            look &= ~over
-        if self.policy.preempts and self.stops.tries < TRIES:
             lower, own = self.stops.reach()
-            may = line.rank[places] < lower
-            if over is not None:
-                may &= ~over
-                may |= line.devices[places] <= own[line.queue[places]]
-            if may.any():
-                look |= may & table.whole[cls]
+            within = np.ones(len(places), dtype=np.bool_)
+            if self.state.queues:
+                room = np.array([FOREVER if (h := self.quotas.headroom(n)) is None else h for n in names])
+                within = need <= room[queue]
+                look &= within
+            if self.policy.preempts and self.stops.tries < TRIES:
+                look |= ((line.rank[places] < lower) & within | (need <= own[queue])) & table.whole[cls]
+            if self.claimed:
+                look |= (need <= own[queue]) & (need > self._owed(names)[queue])
         look &= line.ready[places]
         return places[look]
 
@@ -344,23 +345,27 @@ class Workspace:
         ways = self.zone.ways_of(number, self.state.registry)
         if self.policy.backfill:
             if limit_ms >= self._tried.get(number, FOREVER):
-                return False
+                return self._may_matter(line, place)
             self.book()
             if not any(self._may_start(way, limit_ms) or not self._closed(way.number) for way in ways):
-                return self._may_stop(line, place)
+                return self._may_matter(line, place)
         elif all(self.blocked.get(way.number) for way in ways):
-            return False
+            return self._may_matter(line, place)
         if not self.state.queues:
             return True
         room = self.quotas.headroom(self.state.registry.names[int(line.queue[place])])
-        return room is None or int(line.devices[place]) <= room or self._may_stop(line, place)
+        return room is None or int(line.devices[place]) <= room or self._may_matter(line, place)
 
-    def _may_stop(self, line: Line, place: int) -> bool:
-        """It is one of those that might have running leases stopped."""
-        if not self.policy.preempts or self.stops.tries >= TRIES:
+    def _may_matter(self, line: Line, place: int) -> bool:
+        """It is one of those that might have running leases stopped, or for whom others leave devices."""
+        stops = self.policy.preempts and self.stops.tries < TRIES
+        if not stops and not self.claimed:
             return False
         lower, own = self.stops.reach()
-        return bool(line.rank[place] < lower or line.devices[place] <= own[line.queue[place]])
+        return bool((stops and line.rank[place] < lower) or line.devices[place] <= own[line.queue[place]])
+
+    def _owed(self, names: Sequence[str]) -> Ints:
+        return np.array([self.owed.get(name, 0) for name in names], dtype=np.int64)
 
     def _may_start(self, way: Way, limit_ms: int) -> bool:
         """Enough nodes of the pool are free now, those left out that are reserved before the limit is over."""
@@ -415,7 +420,8 @@ class Workspace:
         _, own = self.stops.reach()
         values, names = self.state.waiting.values, self.state.registry.names
         wants = (values[:, GATED] == 0) & (values[:, DEVICES] <= own[values[:, QUEUE]])
-        return frozenset(names[number] for number in np.unique(values[wants, QUEUE]).tolist())
+        self.claimed = frozenset(names[number] for number in np.unique(values[wants, QUEUE]).tolist())
+        return self.claimed
 
     def share(self, queue: int) -> float:
         """The weighted dominant share of the queue (`scheduler.fairness`), with what this plan has started."""

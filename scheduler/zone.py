@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.catalog import load_catalog
+from scheduler.backfill import FOREVER
 from scheduler.capacity import Capacity
 from scheduler.columns import UNKNOWN, Ints, NodeColumns
 from scheduler.job import Alternative
@@ -39,16 +40,16 @@ class ClassTable:
     """ways: by class number. The same as columns, by class: cls, shape (its number in the capacity), pool, least (nodes).
 
     pair: shape and pool as one number, the place in the capacity's counts. books: it may have a reservation, so it is of
-    whole devices. some: classes with any way, starts: their first. whole: classes that share no device. known: of a
-    part, the numbers of its classes.
+    whole devices. need: of each class, the devices its smallest gang takes; FOREVER: it has no way. some: classes with any
+    way, starts: their first. whole: classes that share no device. known: of a part, the numbers of its classes.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.ways: list[tuple[Way, ...]] = []
         self.known: Ints | None = None
-        self.cls = self.shape = self.pool = self.least = self.pair = np.zeros(0, dtype=np.int64)
-        self.some = self.starts = np.zeros(0, dtype=np.int64)
+        self.cls = self.shape = self.pool = self.least = self.pair = self.devices = np.zeros(0, dtype=np.int64)
+        self.some = self.starts = self.need = np.zeros(0, dtype=np.int64)
         self.whole: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.books: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
@@ -67,10 +68,15 @@ class ClassTable:
         old = (self.cls, self.shape, self.pool, self.least)
         self.cls, self.shape, self.pool, self.least = (np.concatenate([c, table[:, i]]) for i, c in enumerate(old))
         self.pair = self.shape * len(zone.pools) + self.pool
+        self.some, self.starts = np.unique(self.cls, return_index=True)
+        self.need = np.full(self.count, FOREVER, dtype=np.int64)
+        if len(self.starts):
+            devices = np.concatenate([self.devices, np.array([w.shape.count for n in numbers for w in self.ways[n]])])
+            self.devices = devices.astype(np.int64)
+            self.need[self.some] = np.minimum.reduceat(self.devices * self.least, self.starts)
         self.whole = np.concatenate([self.whole, np.array([one.share >= WHOLE for one in new], dtype=np.bool_)])
         fresh = [w.shape.count > 0 and w.shape.share >= WHOLE for n in numbers for w in self.ways[n]]
         self.books = np.concatenate([self.books, np.array(fresh, dtype=np.bool_)])
-        self.some, self.starts = np.unique(self.cls, return_index=True)
 
     def place(self, number: int) -> int | None:
         """Where the class stands in this table; None: it is not in it."""
@@ -82,7 +88,7 @@ class ClassTable:
     def part(self, known: Ints) -> ClassTable:
         """The table of these classes alone (ascending), numbered from 0; its `ways` are not there."""
         found = ClassTable()
-        found.count, found.known, found.whole = len(known), known, self.whole[known]
+        found.count, found.known, found.whole, found.need = len(known), known, self.whole[known], self.need[known]
         first = np.searchsorted(self.cls, known)
         lengths = np.searchsorted(self.cls, known, side="right") - first
         ends = np.cumsum(lengths)
