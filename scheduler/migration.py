@@ -232,12 +232,35 @@ class _Search(Board):
         slots, cpu, memory, room = slots[open_], cpu[open_], memory[open_], room[open_]
         if not len(slots):
             return False
-        inside = there[r.row[slots]]
-        pairs = [
-            self._partners(want, slots[group], cpu[group], memory[group], room[group], beside=beside)
-            for beside, group in ((False, inside), (True, ~inside))
-            if group.any()
-        ]
+        others = np.flatnonzero(self.movable & (r.count <= 1))
+        others = others[r.order(others, -np.where(r.count[others] > 0, r.share[others], 0), -r.cpu[others])]
+        at = r.row[others]
+        left_cpu, left_memory = c.cpu[at] + r.cpu[others], c.memory[at] + r.memory[others]
+        left = np.where(r.count[others] > 0, c.free[at, r.place[others]] + r.share[others], 0)
+        takes = np.where(r.count[others] > 0, r.share[others], 0)
+        of_kind = [NOBODY if k.shape.firm is None else c.firm(k.shape.firm) for k in r.kinds]
+        firms = np.array(of_kind, dtype=np.int64)[r.kind[others]]
+        mine_too = NOBODY if shape.firm is None else c.firm(shape.firm)
+        pairs: list[Ints] = [np.zeros((0, 2), dtype=np.int64)]
+        kinds = r.kind[slots]
+        for number in np.unique(kinds).tolist():
+            big = r.kinds[number].shape
+            needs = big.share if big.count else 0
+            able = self._rows_of(number)[at] & (left_cpu >= big.cpu) & (left_memory >= big.memory) & (left >= needs)
+            able &= (r.count[others] == big.count) & ((takes < needs) | (r.cpu[others] < big.cpu))
+            if big.firm is not None:  # on a device that others of its firm may be on too
+                able &= firms == c.firm(big.firm)
+            smaller = np.flatnonzero(able)
+            these = np.flatnonzero(kinds == number)
+            these = these[r.order(slots[these], -cpu[these], -room[these])[:SWAPS_TRIED]]
+            fits = (
+                (takes[smaller] <= room[these, None]) & (r.cpu[others[smaller]] <= cpu[these, None])
+                & (r.memory[others[smaller]] <= memory[these, None]) & (at[smaller] != r.row[slots[these], None])
+                & (there[r.row[slots[these], None]] | (firms[smaller] == mine_too))
+            )  # fmt: skip
+            fits &= fits.cumsum(axis=1) <= SWAPS_TRIED
+            i, k = fits.nonzero()
+            pairs.append(np.column_stack([slots[these[i]], others[smaller[k]]]))
         both = np.concatenate(pairs)
         allowed = [bool(self._rows_of(int(r.kind[b]))[r.row[a]]) for a, b in both.tolist()]
         both = both[allowed]
@@ -255,51 +278,11 @@ class _Search(Board):
         self._move(b, from_, at_a)
         return True
 
-    def _partners(self, want: _Want, slots: Ints, cpu: Ints, memory: Ints, room: Ints, *, beside: bool) -> Ints:
-        """[n, 2]: slots of members and of smaller ones that could take their places, and they theirs.
-
-        cpu, memory, room: what the smaller one may have at most. beside: the wanted one will be on the same device.
-        """
-        r, c, shape = self.residents, self.columns, want.shape
-        others = np.flatnonzero(self.movable & (r.count <= 1))
-        at = r.row[others]
-        spare = np.where(r.count[others] > 0, c.free[at, r.place[others]], 0)
-        less = (
-            np.where(r.count[slots] > 0, r.share[slots], 0) - room
-        )  # so much smaller at least, which it must have spare
-        able = (spare >= less.min()) & (c.cpu[at] >= (r.cpu[slots] - cpu).min())
-        able &= c.memory[at] >= (r.memory[slots] - memory).min()
-        others = others[able]
-        others = others[r.order(others, -np.where(r.count[others] > 0, r.share[others], 0), -r.cpu[others])]
-        at = r.row[others]
-        left_cpu, left_memory = c.cpu[at] + r.cpu[others], c.memory[at] + r.memory[others]
-        takes = np.where(r.count[others] > 0, r.share[others], 0)
-        left = np.where(r.count[others] > 0, c.free[at, r.place[others]], 0) + takes
-        of_kind = [NOBODY if k.shape.firm is None else c.firm(k.shape.firm) for k in r.kinds]
-        firms = np.array(of_kind, dtype=np.int64)[r.kind[others]]
-        same = firms == (NOBODY if shape.firm is None else c.firm(shape.firm)) if beside else np.True_
-        pairs: list[Ints] = [np.zeros((0, 2), dtype=np.int64)]
-        kinds = r.kind[slots]
-        for number in np.unique(kinds).tolist():
-            big = r.kinds[number].shape
-            needs = big.share if big.count else 0
-            able = self._rows_of(number)[at] & (left_cpu >= big.cpu) & (left_memory >= big.memory) & (left >= needs)
-            able &= same & (r.count[others] == big.count) & ((takes < needs) | (r.cpu[others] < big.cpu))
-            if big.firm is not None:  # on a device that others of its firm may be on too
-                able &= firms == c.firm(big.firm)
-            smaller = np.flatnonzero(able)
-            if not len(smaller):
-                continue
-            these = np.flatnonzero(kinds == number)
-            these = these[r.order(slots[these], -cpu[these], -room[these])[:SWAPS_TRIED]]
-            fits = (
-                (takes[smaller] <= room[these, None]) & (r.cpu[others[smaller]] <= cpu[these, None])
-                & (r.memory[others[smaller]] <= memory[these, None]) & (at[smaller] != r.row[slots[these], None])
-            )  # fmt: skip
-            fits &= fits.cumsum(axis=1) <= SWAPS_TRIED
-            i, k = fits.nonzero()
-            pairs.append(np.column_stack([slots[these[i]], others[smaller[k]]]))
-        return np.concatenate(pairs)
+    def _alike(self, slot: int) -> int:
+        """Of the members of this kind in the same place, the first by name: so it does not matter who came in first."""
+        r = self.residents
+        same = (r.row == r.row[slot]) & (r.kind == r.kind[slot]) & (r.place == r.place[slot]) & self.movable
+        return min(np.flatnonzero(same).tolist(), key=r.name)
 
     def _swap_gain(self, want: _Want, pairs: Ints) -> Floats:
         """How much less idle is out of the mix's reach after the swap and the start."""

@@ -108,12 +108,6 @@ class Board:
         found = devices(free, links, shape.count, False) if links else None
         return found if found is not None else tuple(free[: shape.count])
 
-    def _alike(self, slot: int) -> int:
-        """Of the members of this kind in the same place, the first by name: so it does not matter who came in first."""
-        r = self.residents
-        same = (r.row == r.row[slot]) & (r.kind == r.kind[slot]) & (r.place == r.place[slot]) & self.movable
-        return min(np.flatnonzero(same).tolist(), key=r.name)
-
     def _mine(self, shape: MemberShape) -> Flags:
         """Devices that hold no other firm's share."""
         found: Flags = self.columns.tenant == NOBODY
