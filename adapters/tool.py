@@ -15,13 +15,13 @@ from typing import ClassVar
 
 from adapters.accelerator import Accelerator
 from adapters.adapter import AdapterError, Capability, Probe, Reading
+from adapters.binding import Asker, Binding, Memory, find_library, read_library
 from adapters.catalog import Catalog, load_catalog
 from adapters.command import run_tool
 from adapters.deadline import DeadlineError, Worker
 from adapters.device_node import device_nodes
 from adapters.form import Form, parse_forms
 from adapters.gpustack import is_detected, parse_detected
-from adapters.library import Asker, Binding, Memory, find_library, read_library
 from adapters.process import ProcessUse
 from adapters.recording import read_recording
 from adapters.row import name_device

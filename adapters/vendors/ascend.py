@@ -14,8 +14,8 @@ from typing import Any
 
 from adapters import dcmi, exporter, npu_recording
 from adapters.adapter import AdapterError, Capability, Reading
+from adapters.binding import Binding
 from adapters.form import Form
-from adapters.library import Binding
 from adapters.link import Link, Nearness
 from adapters.npu_smi import VENDOR, Slot, add_board, parse_table, read_boards, read_mapping
 from adapters.process import ProcessUse

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 from adapters import cndev, cnmon, mlu_exporter
 from adapters.adapter import AdapterError, Capability, Reading
+from adapters.binding import Binding
 from adapters.form import Form, refused
-from adapters.library import Binding
 from adapters.process import ProcessUse
 from adapters.tool import ToolAdapter
 

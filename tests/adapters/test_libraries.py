@@ -10,9 +10,9 @@ import pytest
 
 from adapters.accelerator import Health, PartitionKind, Source
 from adapters.adapter import AdapterError
+from adapters.binding import MOST_HUNG, SPLIT, Memory, find_library, read_library
 from adapters.catalog import load_catalog
 from adapters.deadline import DeadlineError, Worker
-from adapters.library import MOST_HUNG, SPLIT, Memory, find_library, read_library
 from adapters.link import LinkReader, Nearness
 from adapters.process import ProcessReader
 from adapters.vendors.ascend import Ascend

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from metering import clearing, contracts, store
+from metering import clearing, contracts, model_voucher, store
 from metering.acts import Actor
 from metering.audit import audit_connection
 from metering.rule import load_rules
@@ -160,3 +162,32 @@ def make_office(directory: Path, **options: Any) -> Office:
     assert not isinstance(office.agree(), Refusal)
     office.declare()
     return office
+
+
+@contextmanager
+def audited_office(directory: Path, *prepare: Callable[[Office], object]) -> Iterator[Office]:
+    """An office on which `prepare` was called; in the end its books are audited and its database is closed."""
+    made = make_office(directory)
+    for one in prepare:
+        one(made)
+    yield made
+    made.audit()
+    made.platform.database.close()
+
+
+def with_model_pools(office: Office) -> None:
+    """The model voucher's pools are open."""
+    with office.platform.database.write() as tx:
+        model_voucher.open_pools(tx, office.platform.budget.policy, office.now)
+
+
+def code(answer: Any) -> str:
+    """The code of an answer that has to be a refusal."""
+    assert isinstance(answer, Refusal), answer
+    return answer.code
+
+
+def net(office: Office, account: Any) -> int:
+    """Debits less credits, fen."""
+    found = office.balance(account)
+    return int(found.debits_posted - found.credits_posted)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from adapters.chain import GENESIS, link
+from metering import checkpoint
 from metering.audit import Finding, audit
-from metering.checkpoint import STREAMS
+from metering.checkpoint import STREAMS, load_key, seal
+from metering.store import set_price
 from scheduler.database import Database
-from tests.platform import job_text
+from tests.platform import job_text, make_platform
 
 FILE = "checkpoints.jsonl"
 
@@ -72,3 +74,19 @@ def rewrite(directory: Path, table_name: str, seq: int, **values: Any) -> None:
     connection.execute("UPDATE chain_heads SET hash = ? WHERE stream = ?", (previous, table_name))
     connection.commit()
     connection.close()
+
+
+def sealed_books(directory: Path) -> Path:
+    """A settled job, a seal, a head line, another settled job, a second seal, and a price after it."""
+    platform = make_platform(directory)
+    key = load_key(directory / "checkpoint.key")
+    for name, accelerators in (("a", "Ascend910B3:8"), ("b", "H800:8")):
+        settle(platform, name, accelerators)
+        with platform.database.write() as tx:
+            checkpoint.take(tx, directory / FILE, platform.clock.now())
+            seal(tx, directory / FILE, platform.clock.now(), f"clearing:{name}", key)
+    with platform.database.write() as tx:
+        now = platform.clock.now()
+        set_price(tx, pool="h800", model="H800", fen=1900, start=now + timedelta(days=1), by="op", now=now)
+    platform.database.close()
+    return directory

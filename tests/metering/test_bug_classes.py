@@ -27,7 +27,7 @@ from scheduler.lease import Cause
 from scheduler.refusal import Refusal
 from scheduler.schema import usage_records
 from tests.metering.cases import REGISTRY, RULES, case, entry
-from tests.metering.office import OPERATOR, Office, make_office
+from tests.metering.office import OPERATOR, Office, audited_office
 from tests.platform import FIRM, job_text
 
 POOL = 10_000_000_000
@@ -93,10 +93,8 @@ COVERED: dict[int, tuple[str, tuple[str, ...]]] = {
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    yield made
-    made.audit()
-    made.platform.database.close()
+    with audited_office(tmp_path) as made:
+        yield made
 
 
 def test_every_class_is_in_the_table() -> None:

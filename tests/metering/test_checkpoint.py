@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,15 @@ from metering.checkpoint import STREAMS, Key, load_key, seal, signed_by
 from metering.merkle import EMPTY, consistent, included, leaf_hash, root_of
 from metering.proof import prove_consistency, prove_inclusion
 from metering.schema import checkpoints, prices
-from metering.store import set_price
 from scheduler.database import Database
 from scheduler.refusal import Refusal
-from tests.metering.sealing import FILE, LATER, rewrite, settle, tamper, verdict, writing
+from tests.metering.sealing import FILE, LATER, rewrite, sealed_books, settle, tamper, verdict, writing
 from tests.platform import job_text, make_platform
 
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A settled job, a seal, a head line, another settled job, a second seal, and a price after it."""
-    directory = tmp_path_factory.mktemp("sealed")
-    platform = make_platform(directory)
-    key = load_key(directory / "checkpoint.key")
-    for name, accelerators in (("a", "Ascend910B3:8"), ("b", "H800:8")):
-        settle(platform, name, accelerators)
-        with platform.database.write() as tx:
-            checkpoint.take(tx, directory / FILE, platform.clock.now())
-            seal(tx, directory / FILE, platform.clock.now(), f"clearing:{name}", key)
-    with platform.database.write() as tx:
-        now = platform.clock.now()
-        set_price(tx, pool="h800", model="H800", fen=1900, start=now + timedelta(days=1), by="op", now=now)
-    platform.database.close()
-    return directory
+    return sealed_books(tmp_path_factory.mktemp("sealed"))
 
 
 @pytest.fixture

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import stat
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from metering import checkpoint
-from metering.checkpoint import load_key, seal, signed_by
-from metering.store import set_price
-from tests.metering.sealing import FILE, settle
-from tests.platform import make_platform
+from metering.checkpoint import load_key, signed_by
+from tests.metering.sealing import FILE, sealed_books
 
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A settled job, a seal, a head line, another settled job, a second seal, and a price after it."""
-    directory = tmp_path_factory.mktemp("sealed")
-    platform = make_platform(directory)
-    key = load_key(directory / "checkpoint.key")
-    for name, accelerators in (("a", "Ascend910B3:8"), ("b", "H800:8")):
-        settle(platform, name, accelerators)
-        with platform.database.write() as tx:
-            checkpoint.take(tx, directory / FILE, platform.clock.now())
-            seal(tx, directory / FILE, platform.clock.now(), f"clearing:{name}", key)
-    with platform.database.write() as tx:
-        now = platform.clock.now()
-        set_price(tx, pool="h800", model="H800", fen=1900, start=now + timedelta(days=1), by="op", now=now)
-    platform.database.close()
-    return directory
+    return sealed_books(tmp_path_factory.mktemp("sealed"))
 
 
 # --- the key ----------------------------------------------------------------------------------------------------------

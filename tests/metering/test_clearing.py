@@ -22,7 +22,6 @@ from metering.ledger import (
     treasury_paid,
 )
 from metering.schema import facts
-from scheduler.refusal import Refusal
 from tests.metering.office import (
     FINANCE,
     FIRM_USER,
@@ -32,33 +31,23 @@ from tests.metering.office import (
     SINCE,
     UNTIL,
     Office,
+    audited_office,
+    code,
     make_office,
+    net,
 )
 from tests.platform import FIRM, PROVIDER
 
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    yield made
-    made.audit()
-    made.platform.database.close()
-
-
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
+    with audited_office(tmp_path) as made:
+        yield made
 
 
 def state(office: Office, kind: str, subject: str) -> str:
     with office.platform.database.read() as tx:
         return acts.state_of(tx, kind, subject)
-
-
-def net(office: Office, account: Any) -> int:
-    """Debits less credits."""
-    found = office.balance(account)
-    return int(found.debits_posted - found.credits_posted)
 
 
 def test_from_the_invoice_to_the_reconciled_batch(office: Office) -> None:

@@ -17,8 +17,7 @@ from metering.facts import Interval, intersect, subtract
 from metering.ledger import contract_room, firm_payable, firm_room, lapsed, pool_room, treasury_committed
 from metering.lifecycle import APART, MACHINES, next_state
 from metering.schema import reviews, settlements
-from scheduler.refusal import Refusal
-from tests.metering.office import FINANCE, OPERATOR, REVIEWER, SINCE, Office, make_office
+from tests.metering.office import FINANCE, OPERATOR, REVIEWER, SINCE, Office, audited_office, code
 from tests.platform import FIRM, PROVIDER, job_text
 
 POOL, CAP = 10_000_000_000, 2_000_000_000
@@ -26,15 +25,8 @@ POOL, CAP = 10_000_000_000, 2_000_000_000
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    yield made
-    made.audit()
-    made.platform.database.close()
-
-
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
+    with audited_office(tmp_path) as made:
+        yield made
 
 
 def refund(office: Office, job: str, amount: int, kind: str = "refund", contract: str | None = None) -> Any:

@@ -51,7 +51,7 @@ from scheduler.refusal import Refusal
 from scheduler.store import add_usage
 from scheduler.usage import UsageKind, UsageRecord
 from tests.metering.cases import REGISTRY, RULES, case, entry
-from tests.metering.office import OPERATOR, Office, make_office
+from tests.metering.office import OPERATOR, Office, audited_office, code
 from tests.platform import FIRM, PROVIDER, job_text
 
 POOL, CAP = 10_000_000_000, 2_000_000_000
@@ -62,15 +62,8 @@ MS = timedelta(milliseconds=1)
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    yield made
-    made.audit()
-    made.platform.database.close()
-
-
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
+    with audited_office(tmp_path) as made:
+        yield made
 
 
 def go_to(office: Office, at: datetime) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metering import acts, clawback, clearing, correction, model_voucher, store
+from metering import acts, clawback, clearing, correction, store
 from metering.ledger import (
     contract_room,
     treasury_paid,
@@ -22,7 +22,10 @@ from tests.metering.office import (
     REVIEWER,
     SINCE,
     Office,
-    make_office,
+    audited_office,
+    code,
+    net,
+    with_model_pools,
 )
 from tests.platform import FIRM, PROVIDER
 
@@ -31,22 +34,8 @@ VENDOR = "91110302MA0YDEMA9X"
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    with made.platform.database.write() as tx:
-        model_voucher.open_pools(tx, made.platform.budget.policy, made.now)
-    yield made
-    made.audit()
-    made.platform.database.close()
-
-
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
-
-
-def net(office: Office, account: Any) -> int:
-    found = office.balance(account)
-    return int(found.debits_posted - found.credits_posted)
+    with audited_office(tmp_path, with_model_pools) as made:
+        yield made
 
 
 # --- found by an independent reading, kept found --------------------------------------------------------

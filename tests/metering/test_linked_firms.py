@@ -31,10 +31,9 @@ from metering.rule import load_rules
 from metering.schema import cap_subjects, facts
 from metering.statement import lines_of
 from scheduler.database import Database
-from scheduler.refusal import Refusal
 from tests.fakes import NOON
 from tests.metering.answers import OTHER, THIRD, answer, answered, end, enrol, in_tranches, start
-from tests.metering.office import FINANCE, OPERATOR, Office, make_office
+from tests.metering.office import FINANCE, OPERATOR, Office, audited_office, code, make_office
 from tests.platform import FIRM, POLICY
 
 POOL, CAP = 10_000_000_000, 2_000_000_000
@@ -46,12 +45,10 @@ LINKED = "linked_firms"
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    answer(made, cap_subject=LINKED)
-    enrol(made, OTHER)
-    yield made
-    made.audit()
-    made.platform.database.close()
+    with audited_office(
+        tmp_path, lambda made: answer(made, cap_subject=LINKED), lambda made: enrol(made, OTHER)
+    ) as made:
+        yield made
 
 
 def join(
@@ -92,11 +89,6 @@ def tick(office: Office, at: datetime | None = None) -> None:
     if at is not None:
         office.platform.clock.advance((at - office.now).total_seconds())
     office.platform.loop.tick()
-
-
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
 
 
 # --- worked cases -----------------------------------------------------------------------------------------------------

@@ -34,7 +34,10 @@ from tests.metering.office import (
     PROVIDER_USER,
     REVIEWER,
     Office,
-    make_office,
+    audited_office,
+    code,
+    net,
+    with_model_pools,
 )
 from tests.platform import FIRM, PROVIDER
 
@@ -44,22 +47,8 @@ SHANGHAI = ZoneInfo("Asia/Shanghai")
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    with made.platform.database.write() as tx:
-        model_voucher.open_pools(tx, made.platform.budget.policy, made.now)
-    yield made
-    made.audit()
-    made.platform.database.close()
-
-
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
-
-
-def net(office: Office, account: Any) -> int:
-    found = office.balance(account)
-    return int(found.debits_posted - found.credits_posted)
+    with audited_office(tmp_path, with_model_pools) as made:
+        yield made
 
 
 # --- the sums ---------------------------------------------------------------------------------------

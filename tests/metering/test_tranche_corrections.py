@@ -17,18 +17,15 @@ from metering.ledger import (
 )
 from metering.parameters.policy import CLAIM_MODE
 from tests.metering.answers import answer, answered, in_tranches
-from tests.metering.office import FINANCE, OPERATOR, Office, make_office
+from tests.metering.office import FINANCE, OPERATOR, Office, audited_office, make_office
 from tests.metering.tranche_cases import NEW_YEAR, POOL, YEAR, claim, mistake, offline, put_right
 from tests.platform import FIRM, POLICY
 
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    in_tranches(made)
-    yield made
-    made.audit()
-    made.platform.database.close()
+    with audited_office(tmp_path, in_tranches) as made:
+        yield made
 
 
 # --- corrections after the year was closed ----------------------------------------------------------------------------

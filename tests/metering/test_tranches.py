@@ -27,7 +27,7 @@ from metering.rule import load_rules
 from metering.schema import holds, settlements, tranche_uses, tranches
 from metering.statement import lines_of
 from tests.metering.answers import OTHER, answer, end, enrol, in_tranches, start
-from tests.metering.office import FINANCE, OPERATOR, REVIEWER, Office, make_office
+from tests.metering.office import FINANCE, OPERATOR, REVIEWER, Office, audited_office, code, make_office
 from tests.metering.tranche_cases import (
     CAP,
     DAY,
@@ -35,7 +35,6 @@ from tests.metering.tranche_cases import (
     POOL,
     YEAR,
     claim,
-    code,
     offline,
     reasons,
     shown,
@@ -46,11 +45,8 @@ from tests.platform import FIRM
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    made = make_office(tmp_path)
-    in_tranches(made)
-    yield made
-    made.audit()
-    made.platform.database.close()
+    with audited_office(tmp_path, in_tranches) as made:
+        yield made
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

@@ -30,11 +30,6 @@ def claim(office: Office, name: str = "t1", firm: str = FIRM, year: int | None =
     return office.call(tranche.issue, office.platform.budget.policy, id=name, firm=firm, by="key", year=year)
 
 
-def code(answer: Any) -> str:
-    assert isinstance(answer, Refusal), answer
-    return answer.code
-
-
 def shown(office: Office, firm: str = FIRM) -> dict[str, Any]:
     with office.platform.database.read() as tx:
         (found,) = tranche.shown(tx, office.platform.budget.policy, firm)

@@ -1,4 +1,4 @@
-"""Library: devices read one by one through a vendor's library that lives where it may hang (deadline.py).
+"""Binding: devices read one by one through a vendor's library that lives where it may hang (deadline.py).
 
 The reader behind `ask` has `keys()`, which names every device it counts, and `read(key)`, which gives fields of a Row
 as plain JSON values. A device that
