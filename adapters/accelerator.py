@@ -15,10 +15,12 @@ class Origin(enum.StrEnum):
 
 
 class Source(enum.StrEnum):
-    """How a device became known. SIMULATED may be settled in a ledger marked demo only."""
+    """How a device became known. ENGINE: a cluster's own scheduler said so, nobody looked at the device. SIMULATED may be
+    settled in a ledger marked demo only."""
 
     LIBRARY = "library"
     CLI = "cli"
+    ENGINE = "engine"
     SIMULATED = "simulated"
 
 

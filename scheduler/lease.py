@@ -132,11 +132,15 @@ def report_of(body: Any) -> Report | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What a backend sees of one lease now: one status per rank, in rank order. report: what the job last wrote of itself."""
+    """What a backend sees of one lease now: one status per rank, in rank order. report: what the job last wrote of itself.
+
+    now_ms: the clock of the members' milliseconds at this moment; None = this host's CLOCK_BOOTTIME.
+    """
 
     lease: LeaseId
     members: tuple[MemberStatus, ...]
     report: Report | None = None
+    now_ms: int | None = None
 
     @property
     def all_running_or_done(self) -> bool:

@@ -168,7 +168,8 @@ class Loop:
         with self.database.read() as tx:
             stored = tx.execute(select(leases).where(leases.c.id == row["id"])).mappings().one()
             pool = tx.execute(select(pools).where(pools.c.id == row["pool"])).mappings().one()
-        return list(usage_until(stored, pool, seen, self.clock.boot_ms(), self.zone))
+        now_ms = self.clock.boot_ms() if seen.now_ms is None else seen.now_ms
+        return list(usage_until(stored, pool, seen, now_ms, self.zone))
 
     def _settle_until_midnight(self, due: Sequence[list[UsageRecord]]) -> None:
         """At each local midnight running jobs' usage so far is recorded and settled (interim settlement), many a commit.
