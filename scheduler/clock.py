@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Clock(Protocol):
@@ -30,7 +31,7 @@ class SystemClock:
 
 def to_ms(at: datetime) -> int:
     """Milliseconds since 1970 UTC; exact for whole milliseconds."""
-    return (at - EPOCH) // timedelta(milliseconds=1)
+    return (at - EPOCH) // _MILLISECOND
 
 
 def from_ms(ms: int) -> datetime:

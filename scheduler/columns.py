@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from immutables import Map
 
 from scheduler.clock import to_ms
 from scheduler.job import FirmId
@@ -31,7 +32,8 @@ class NodeColumns:
     lease holds, 0 beyond the last device, below 0 where leases overlap. full: wholly free devices. cpu, memory: free milli-cores and bytes.
     tenant: NOBODY, the number of the one firm whose shares are on it, or SEVERAL. usable: schedulable.
     stamp: a number that no other content of this row has had, so that what was worked out from it can be kept.
-    shared: leases of shares by device. devices_at: where each device is.
+    shared: leases of shares by device. by_row [4, rows] holds full, cpu, memory and stamp, by_device [2, rows, devices] free
+    and tenant: these are views of them.
     """
 
     ids: tuple[NodeId, ...]
@@ -40,23 +42,29 @@ class NodeColumns:
     pool_of: tuple[PoolId, ...]
     devices: tuple[tuple[str, ...], ...]
     size: Ints
-    free: npt.NDArray[np.int32]
-    full: Ints
-    cpu: Ints
-    memory: Ints
-    tenant: npt.NDArray[np.int32]
     usable: Flags
-    stamp: Ints
     firms: dict[FirmId, int]
-    shared: Mapping[tuple[int, int], frozenset[tuple[LeaseId, FirmId]]]
+    shared: Map[tuple[int, int], frozenset[tuple[LeaseId, FirmId]]]
+    by_row: Ints
+    by_device: npt.NDArray[np.int32]
+    full: Ints = field(init=False)
+    cpu: Ints = field(init=False)
+    memory: Ints = field(init=False)
+    stamp: Ints = field(init=False)
+    free: npt.NDArray[np.int32] = field(init=False)
+    tenant: npt.NDArray[np.int32] = field(init=False)
 
-    def copy(self, shared: Mapping[tuple[int, int], frozenset[tuple[LeaseId, FirmId]]] | None = None) -> NodeColumns:
-        """The same content (with these shared, if given), whose arrays of what is free may be written."""
+    def __post_init__(self) -> None:
+        for name, column in zip(("full", "cpu", "memory", "stamp"), self.by_row, strict=True):
+            object.__setattr__(self, name, column)
+        object.__setattr__(self, "free", self.by_device[0])
+        object.__setattr__(self, "tenant", self.by_device[1])
+
+    def copy(self) -> NodeColumns:
+        """The same content, whose arrays of what is free may be written."""
         return NodeColumns(
-            self.ids, self.row_of, self.rows, self.pool_of, self.devices, self.size, self.free.copy(), self.full.copy(),
-            self.cpu.copy(),
-            self.memory.copy(), self.tenant.copy(), self.usable, self.stamp.copy(), self.firms,
-            self.shared if shared is None else shared,
+            self.ids, self.row_of, self.rows, self.pool_of, self.devices, self.size, self.usable, self.firms, self.shared,
+            self.by_row.copy(), self.by_device.copy(),
         )  # fmt: skip
 
     def firm(self, firm: FirmId) -> int:
@@ -84,6 +92,8 @@ def columns_of(nodes: Iterable[Node], leases: Iterable[RunningLease]) -> NodeCol
     size = np.array([len(node.devices) for node in found], dtype=np.int64)
     width = int(size.max()) if len(found) else 0
     free = np.where(np.arange(width)[None, :] < size[:, None], WHOLE, 0).astype(np.int32)
+    cpu = [UNKNOWN if n.cpu_milli is None else n.cpu_milli for n in found]
+    memory = [UNKNOWN if n.memory_bytes is None else n.memory_bytes for n in found]
     columns = NodeColumns(
         ids=tuple(node.id for node in found),
         row_of={node.id: row for row, node in enumerate(found)},
@@ -91,15 +101,11 @@ def columns_of(nodes: Iterable[Node], leases: Iterable[RunningLease]) -> NodeCol
         pool_of=tuple(node.pool for node in found),
         devices=tuple(node.devices for node in found),
         size=size,
-        free=free,
-        full=size.copy(),
-        cpu=np.array([UNKNOWN if n.cpu_milli is None else n.cpu_milli for n in found], dtype=np.int64),
-        memory=np.array([UNKNOWN if n.memory_bytes is None else n.memory_bytes for n in found], dtype=np.int64),
-        tenant=np.zeros_like(free),
         usable=np.array([node.schedulable for node in found], dtype=np.bool_),
-        stamp=np.array([next(_stamps) for _ in found], dtype=np.int64),
         firms={},
-        shared={},
+        shared=Map(),
+        by_row=np.array([size, cpu, memory, [next(_stamps) for _ in found]], dtype=np.int64),
+        by_device=np.array([free, np.zeros_like(free)]),
     )
     return with_leases(columns, (), leases)
 
@@ -109,9 +115,9 @@ def with_leases(columns: NodeColumns, gone: Iterable[RunningLease], come: Iterab
 
     A lease may hold devices that its node no longer reports and nodes that are not known: these count for nothing.
     """
-    shared = dict(columns.shared)
-    after = columns.copy(shared)
-    touched: set[tuple[int, int]] = set()
+    after = columns.copy()
+    before = columns.shared
+    holders: dict[tuple[int, int], frozenset[tuple[LeaseId, FirmId]]] = {}
     for sign, leases in ((1, gone), (-1, come)):
         for lease in leases:
             for member in lease.members:
@@ -123,23 +129,27 @@ def with_leases(columns: NodeColumns, gone: Iterable[RunningLease], come: Iterab
                     place = _place_of(devices, device)
                     if place is None:
                         continue
-                    after.free[row, place] += sign * lease.share_permille
+                    was = after.free[row, place]
+                    after.free[row, place] = now = was + sign * lease.share_permille
+                    after.full[row] += int(now == WHOLE) - int(was == WHOLE)
                     if lease.share_permille < WHOLE:
                         key, holder = (row, place), frozenset([(lease.id, lease.firm)])
-                        touched.add(key)
-                        shared[key] = (
-                            shared.get(key, frozenset()) - holder if sign > 0 else shared.get(key, frozenset()) | holder
-                        )
-                after.full[row] = (after.free[row] == WHOLE).sum()
+                        known = holders[key] if key in holders else before.get(key, frozenset())
+                        holders[key] = known - holder if sign > 0 else known | holder
                 after.cpu[row] += sign * lease.cpu_milli
                 after.memory[row] += sign * lease.memory_bytes
                 after.stamp[row] = next(_stamps)
-    for row, place in touched:
-        firms = {firm for _, firm in shared[row, place]}
+    if not holders:
+        return after
+    shared = before.mutate()
+    for (row, place), found in holders.items():
+        firms = {firm for _, firm in found}
         after.tenant[row, place] = SEVERAL if len(firms) > 1 else after.firm(firms.pop()) if firms else NOBODY
-        if not shared[row, place]:
-            del shared[row, place]
-    return after
+        if found:
+            shared[row, place] = found
+        else:
+            shared.pop((row, place), None)
+    return replace(after, shared=shared.finish())
 
 
 def _place_of(devices: tuple[str, ...], device: str) -> int | None:
@@ -161,7 +171,7 @@ def restamped(columns: NodeColumns, open_: Mapping[NodeId, bool]) -> NodeColumns
 
 RANK, QUEUE, STARTED, SAVED, SIZE, CPU, MEMORY, ENDS, STOPPING, SHARED = range(10)
 NOT_YET = -1  # STARTED of a lease that starts still
-LOGGED = 256  # steps whose leases are written down and not yet sorted in
+LOGGED = 4096  # steps whose leases are written down and not yet sorted in
 
 
 @dataclass(frozen=True, slots=True, eq=False)

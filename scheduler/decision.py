@@ -112,11 +112,9 @@ def _worth_a_look(
         yield from range(len(order))
         return
     line = state.waiting.line(order)
-    start, chunk = 0, FIRST
-    while True:
-        found = work.worth(line, np.arange(start, len(order)))
-        if not len(found):
-            return
+    chunk = FIRST
+    found = work.worth(line, np.arange(len(order)))
+    while len(found):
         if policy.fair:
             yield from _by_share(work, line, _ranks(state, policy)[order[found]], found)
             return
@@ -133,7 +131,9 @@ def _worth_a_look(
                 elif (missed := missed + 1) == MISSES:
                     break
             rest = work.worth(line, rest[seen:])
-        start, chunk = int(found[:chunk][-1]) + 1, min(CHUNK, 2 * chunk)
+        # what a plan decides only takes room, so whoever is not worth a look now never is; but moves make room
+        left = np.arange(int(found[:chunk][-1]) + 1, len(order)) if state.migrations else found[chunk:]
+        found, chunk = work.worth(line, left), min(CHUNK, 2 * chunk)
 
 
 def _borrowers_last(state: State, work: Workspace, order: Ints, positions: Iterator[int]) -> Iterator[int]:
@@ -205,27 +205,28 @@ def _decide_one(policy: Policy, job: WaitingJob, ways: Sequence[Way], work: Work
         work.hold(within)
         work.owe(job.queue, min(way.least * way.shape.count for way in within))
         return Verdict("behind")
-    priced = [(way, work.candidate(job, way)) for way in within]
-    able = [(way, one) for way, one in priced if affordable(job, one)]
-    if not able:
-        return Verdict("dear", tuple(one for _, one in priced))
-    open_ = [(way, one) for way, one in able if not work.blocked.get(way.number)] if work.blocked else able
-    fitting = work.fitting([way for way, _ in open_], job) if open_ else []
-    now = [(way, one) for way, one in open_ if way in fitting]
+    able = within
+    if job.money.max_net_fen is not None:
+        priced = [(way, work.candidate(job, way)) for way in within]
+        able = [way for way, one in priced if affordable(job, one)]
+        if not able:
+            return Verdict("dear", tuple(one for _, one in priced))
+    open_ = [way for way in able if not work.blocked.get(way.number)] if work.blocked else able
+    now = work.fitting(open_, job) if open_ else []
     if job.request.ordered and now:
-        first = min(way.alternative for way, _ in now)
-        now = [(way, one) for way, one in now if way.alternative == first]
+        first = min(way.alternative for way in now)
+        now = [way for way in now if way.alternative == first]
     if now:
-        launch = _launch(policy, job, now, work, headroom)
+        launch = _launch(policy, job, [(way, work.candidate(job, way)) for way in now], work, headroom)
         if launch is not None:
             return launch
-    if work.state.migrations and make_room(job, [way for way, _ in open_], work):
+    if work.state.migrations and make_room(job, open_, work):
         return _decide_one(policy, job, ways, work)
     if policy.preempts:
-        work.stops.make_room(job, [way for way, _ in able])
-    work.wait(job, [way for way, _ in able])
-    work.owe(job.queue, min(way.least * way.shape.count for way, _ in able))
-    return Verdict("busy", tuple(one for _, one in (open_ or able)))
+        work.stops.make_room(job, able)
+    work.wait(job, able)
+    work.owe(job.queue, min(way.least * way.shape.count for way in able))
+    return Verdict("busy", offered=tuple(open_ or able))
 
 
 def _launch(
@@ -240,7 +241,8 @@ def _launch(
     ranked = policy.choose(job, [one for _, one in now]) if len(now) > 1 else (now[0][1],)
     while ranked:
         best = ranked[0]
-        alike = [one for one in ranked if _alike(one, best)]
+        terms = _terms(best)
+        alike = [one for one in ranked if _terms(one) == terms]
         placed = place(job, [(way_of[one.alternative, one.pool], one) for one in alike], work, headroom)
         if placed is not None:
             chosen, placement = placed
@@ -258,17 +260,10 @@ def _launch(
                     one for one in ranked if one.pool != chosen.pool or one.alternative != chosen.alternative
                 ),
             )
-        ranked = tuple(one for one in ranked if not _alike(one, best))
+        ranked = tuple(one for one in ranked if _terms(one) != terms)
     return None
 
 
-def _alike(one: Candidate, other: Candidate) -> bool:
-    """Nothing but the nodes tells these two apart: packing may decide between them."""
-    return (one.alternative, one.effective_fen, one.gross_fen, one.transfer_ms, one.energy_fen, one.carbon_g) == (
-        other.alternative,
-        other.effective_fen,
-        other.gross_fen,
-        other.transfer_ms,
-        other.energy_fen,
-        other.carbon_g,
-    )
+def _terms(one: Candidate) -> tuple[object, ...]:
+    """All that tells it from another but its nodes: of candidates alike in this, packing may decide."""
+    return (one.alternative, one.effective_fen, one.gross_fen, one.transfer_ms, one.energy_fen, one.carbon_g)

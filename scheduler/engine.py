@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from immutables import Map
@@ -116,6 +117,7 @@ _TABLES: Mapping[type[Any], str] = {
     RegionFacts: "regions",
 }
 _FIELDS = tuple(State.__dataclass_fields__)
+_CONTENT = attrgetter(*_FIELDS)
 
 
 def step(state: State, changes: Iterable[Change], policy: Policy) -> tuple[State, Plan]:
@@ -167,9 +169,7 @@ def apply(state: State, changes: Iterable[Change]) -> State:
     if jobs:
         values["waiting"] = state.waiting.changed(values["jobs"], jobs, state.registry)
     if gone or come:
-        values["used"] = _used(state.used, gone, come.values())
-        values["used_in"] = _used_in(state.used_in, gone, come.values())
-        values["ranks"] = _ranks(state.ranks, gone, come.values())
+        values |= _totals(state, gone, come.values())
     if Node in mutations:
         values |= _with_nodes(state, before_nodes, values, gone, come.values())
         if "zone" in values and (gone or come):
@@ -185,7 +185,7 @@ def apply(state: State, changes: Iterable[Change]) -> State:
     if Pool in mutations or (Node in mutations and "zone" not in values):
         columns = values.get("columns", state.columns)
         values["zone"] = Zone(values.get("pools", state.pools), values.get("nodes", state.nodes), columns)
-    return State(**{name: values[name] if name in values else getattr(state, name) for name in _FIELDS})
+    return State(**(dict(zip(_FIELDS, _CONTENT(state), strict=True)) | values))
 
 
 def _replaced(rows: Any, key: Any, gone: list[RunningLease], come: dict[LeaseId, RunningLease]) -> None:
@@ -223,37 +223,25 @@ def _same_but_open(before: Node | None, after: Node) -> bool:
     )  # fmt: skip
 
 
-def _used(used: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> Any:
-    after = used.mutate()
+def _totals(state: State, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> dict[str, Any]:
+    """used, used_in and ranks after leases have gone and others have come."""
+    used, used_in, ranks = state.used.mutate(), state.used_in.mutate(), state.ranks.mutate()  # type: ignore[attr-defined]
     for sign, leases in ((-1, gone), (1, come)):
         for lease in leases:
-            total = after.get(lease.queue, 0) + sign * sum(len(member.devices) for member in lease.members)
-            if total:
-                after[lease.queue] = total
-            else:
-                after.pop(lease.queue, None)
-    return after.finish()
+            devices = 0
+            for member in lease.members:
+                devices += len(member.devices)
+            _add(used, lease.queue, sign * devices)
+            _add(used_in, (lease.queue, lease.pool), sign * lease.share_permille * devices)
+            _add(ranks, lease.priority.rank, sign)
+    return {"used": used.finish(), "used_in": used_in.finish(), "ranks": ranks.finish()}
 
 
-def _used_in(used: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> Any:
-    after = used.mutate()
-    for sign, leases in ((-1, gone), (1, come)):
-        for lease in leases:
-            key = (lease.queue, lease.pool)
-            total = after.get(key, 0) + sign * lease.share_permille * sum(len(one.devices) for one in lease.members)
-            if total:
-                after[key] = total
-            else:
-                after.pop(key, None)
-    return after.finish()
-
-
-def _ranks(ranks: Any, gone: Iterable[RunningLease], come: Iterable[RunningLease]) -> Any:
-    after = ranks.mutate()
-    for sign, leases in ((-1, gone), (1, come)):
-        for lease in leases:
-            after[lease.priority.rank] = after.get(lease.priority.rank, 0) + sign
-    return after.finish()
+def _add(table: Any, key: Any, n: int) -> None:
+    if total := table.get(key, 0) + n:
+        table[key] = total
+    else:
+        table.pop(key, None)
 
 
 def _key(value: Value) -> Any:

@@ -43,7 +43,7 @@ class FragmentationTables:
 
     def bucket(self, cpu: Ints) -> Ints:
         """The table row for nodes with this much CPU left (milli-cores)."""
-        return np.searchsorted(self.cpus, cpu, side="right").astype(np.int64)
+        return self.cpus.searchsorted(cpu, side="right")
 
 
 def tables_of(
@@ -89,42 +89,46 @@ class Nodes:
 def waste(tables: FragmentationTables, nodes: Nodes) -> Floats:
     """F of each node, thousandths of a device (less the worth of its slices)."""
     line = nodes.model * tables.idle.shape[1] + tables.bucket(nodes.cpu)
-    device = tables.device.reshape(-1, WHOLE + 1)
-    k = (nodes.free == WHOLE).sum(axis=1)
+    k = np.add.reduce(nodes.free == WHOLE, axis=1)
     found: Floats = (
-        device[line[:, None], nodes.free].sum(axis=1)
-        + nodes.free.sum(axis=1) * tables.idle.reshape(-1)[line]
+        np.add.reduce(tables.device.ravel()[(line * (WHOLE + 1))[:, None] + nodes.free], axis=1)
+        + np.add.reduce(nodes.free, axis=1) * tables.idle.ravel()[line]
         - WHOLE * k * tables.whole.reshape(-1, tables.whole.shape[2])[line, k]
     )
     return found
 
 
 def gain(
-    tables: FragmentationTables, nodes: Nodes, before: Floats, count: int, share: int, cpu: int
+    tables: FragmentationTables, nodes: Nodes, before: Floats | None, count: int, share: int, cpu: int
 ) -> tuple[Floats, Ints]:
-    """F before (as `waste` says) less F after one member (count devices, each `share` thousandths, cpu milli-cores) is
-    placed on each node, and for a share the device that is best for it (lowest place among equals; 0 else). −inf where
-    no device fits."""
-    line = nodes.model * tables.idle.shape[1] + tables.bucket(nodes.cpu - cpu)
-    device = tables.device.reshape(-1, WHOLE + 1)
+    """F before (as `waste` says; None: it is worked out here) less F after one member is placed on each node (count devices,
+    each `share` thousandths, cpu milli-cores), and for a share the device that is best for it (lowest place among equals;
+    0 else). −inf where no device fits."""
+    base = nodes.model * tables.idle.shape[1]
+    line = base + tables.bucket(nodes.cpu - cpu)
+    device, first, per = tables.device.ravel(), line * (WHOLE + 1), tables.idle.ravel()
     whole = tables.whole.reshape(-1, tables.whole.shape[2])
-    worth = device[line[:, None], nodes.free]
-    total, idle = worth.sum(axis=1), nodes.free.sum(axis=1)
+    worth = device[first[:, None] + nodes.free]
+    total, idle = np.add.reduce(worth, axis=1), np.add.reduce(nodes.free, axis=1)
     full = nodes.free == WHOLE
-    k = full.sum(axis=1)
-    per_idle = tables.idle.reshape(-1)[line]
+    k = np.add.reduce(full, axis=1)
+    per_idle = per[line]
+    if before is None:
+        now = base + tables.bucket(nodes.cpu)
+        held = np.add.reduce(device[(now * (WHOLE + 1))[:, None] + nodes.free], axis=1)
+        before = held + idle * per[now] - WHOLE * k * whole[now, k]
     if count == 0:
         return before - (total + idle * per_idle - WHOLE * k * whole[line, k]), np.zeros(len(k), dtype=np.int64)
     if share >= WHOLE:
         left = np.maximum(k - count, 0)
-        taken = count * (device[line, WHOLE] - device[line, 0])
+        taken = count * (device[first + WHOLE] - device[first])
         after = total - taken + (idle - WHOLE * count) * per_idle - WHOLE * left * whole[line, left]
         return np.where(k >= count, before - after, -np.inf), np.zeros(len(k), dtype=np.int64)
     can = nodes.free >= share
     rest = np.where(can, nodes.free - share, 0)
     left = k[:, None] - full
     after = (
-        total[:, None] - worth + device[line[:, None], rest]
+        total[:, None] - worth + device[first[:, None] + rest]
         + ((idle - share) * per_idle)[:, None] - WHOLE * left * whole[line[:, None], left]
     )  # fmt: skip
     each = np.where(can, before[:, None] - after, -np.inf)

@@ -24,11 +24,14 @@ from scheduler.snapshot import MixShape
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 ORDER = 1200.0
+SHORT = 256  # of so few rows F is worked out again: keeping it costs more
 KEPT_BYTES = 64 << 20  # of kept scores, the least recently used go first
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
+class Kept:
+    """Of one shape: score, best device of a share, and the stamp of the row they are of."""
+
     score: Floats
     device: Ints
     stamp: Ints
@@ -46,14 +49,14 @@ class Packing:
         self.slope = np.arange(len(models)) * (ORDER / max(1, len(models)))
         self._waste = np.zeros(len(models))
         self._waste_of = np.zeros(len(models), dtype=np.int64)
-        self._kept: OrderedDict[MemberShape, _Kept] = OrderedDict()
+        self._kept: OrderedDict[MemberShape, Kept] = OrderedDict()
 
-    def scores(self, shape: MemberShape, columns: NodeColumns, allowed: npt.NDArray[np.bool_] | None = None) -> _Kept:
+    def scores(self, shape: MemberShape, columns: NodeColumns, allowed: npt.NDArray[np.bool_] | None = None) -> Kept:
         """score and device (the best place of a share) of every allowed row; rows not allowed may be out of date."""
         kept = self._kept.get(shape)
         if kept is None:
             n = len(columns.ids)
-            kept = _Kept(np.full(n, -np.inf), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64))
+            kept = Kept(np.full(n, -np.inf), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64))
             self._kept[shape] = kept
             if len(self._kept) * n * 24 > KEPT_BYTES and len(self._kept) > 1:
                 self._kept.popitem(last=False)
@@ -64,39 +67,41 @@ class Packing:
             stale &= allowed
         rows = stale.nonzero()[0]
         if len(rows):
+            full, cpu, memory, stamp = columns.by_row[:, rows]
             kept.score[rows] = -np.inf
-            kept.stamp[rows] = columns.stamp[rows]
-            able = columns.usable[rows] & (columns.cpu[rows] >= shape.cpu) & (columns.memory[rows] >= shape.memory)
+            kept.stamp[rows] = stamp
+            able = columns.usable[rows] & (cpu >= shape.cpu) & (memory >= shape.memory)
             if shape.share >= WHOLE:
-                able &= columns.full[rows] >= shape.count
+                able &= full >= shape.count
             rows = rows[able]
             if len(rows):
                 self._score(shape, columns, rows, kept)
         return kept
 
-    def _score(self, shape: MemberShape, columns: NodeColumns, rows: Ints, kept: _Kept) -> None:
+    def _score(self, shape: MemberShape, columns: NodeColumns, rows: Ints, kept: Kept) -> None:
         free = columns.free[rows].astype(np.int64)
         if free.size and free.min() < 0:
             np.maximum(free, 0, out=free)
+        nodes = Nodes(free, columns.cpu[rows], self.model[rows])
         before = None
+        mine = None
         if shape.firm is not None:
             tenant = columns.tenant[rows]
             mine = (tenant == NOBODY) | (tenant == columns.firm(shape.firm))
-            if not mine.all():  # no share of this firm can go beside another's: to it that device is not there
-                free = free * mine
-                before = waste(self.tables, Nodes(free, columns.cpu[rows], self.model[rows]))
-        if before is None:
-            before = self._before(columns, rows, free)
-        nodes = Nodes(free, columns.cpu[rows], self.model[rows])
+        if mine is not None and not mine.all():
+            # no share of this firm can go beside another's: to it that device is not there
+            nodes = Nodes(free * mine, nodes.cpu, nodes.model)
+        elif len(rows) > SHORT:
+            before = self._before(columns, rows, nodes)
         better, device = gain(self.tables, nodes, before, shape.count, min(shape.share, WHOLE), shape.cpu)
         kept.score[rows] = better - self.slope[rows]
         kept.device[rows] = device
 
-    def _before(self, columns: NodeColumns, rows: Ints, free: Ints) -> Floats:
+    def _before(self, columns: NodeColumns, rows: Ints, nodes: Nodes) -> Floats:
         """F of these rows, kept by stamp: it is the same for every shape."""
         stale = (self._waste_of[rows] != columns.stamp[rows]).nonzero()[0]
         if len(stale):
             these = rows[stale]
-            self._waste[these] = waste(self.tables, Nodes(free[stale], columns.cpu[these], self.model[these]))
+            self._waste[these] = waste(self.tables, Nodes(nodes.free[stale], nodes.cpu[stale], nodes.model[stale]))
             self._waste_of[these] = columns.stamp[these]
         return self._waste[rows]

@@ -46,7 +46,7 @@ def place(
     if best is None:
         return None
     _, _, way, one, chosen = best
-    return one, _start(job, way, work, np.sort(chosen), device)
+    return one, _start(job, way, work, sorted(chosen.tolist()), device)
 
 
 def affordable(job: WaitingJob, one: Candidate) -> bool:
@@ -65,9 +65,9 @@ def _place_one(
         row = int(score.argmax())
     else:
         row = int(np.where(work.zone.mask([way.number for way, _ in ways]), score, -np.inf).argmax())
-    name = work.columns.pool_of[row]
-    way, one = next((way, one) for way, one in ways if way.pool.id == name)
-    return one, _start(job, way, work, np.array([row]), device)
+    number = int(work.zone.pool_of[row])
+    way, one = next(both for both in ways if both[0].number == number)
+    return one, _start(job, way, work, [row], device)
 
 
 def _rows(
@@ -102,15 +102,16 @@ def _rows(
     return None
 
 
-def _start(job: WaitingJob, way: Way, work: Workspace, rows: Ints, device: Ints) -> Placement:
+def _start(job: WaitingJob, way: Way, work: Workspace, rows: list[int], device: Ints) -> Placement:
     places = []
     members = []
-    for rank, row in enumerate(rows.tolist()):
+    columns = work.columns
+    for rank, row in enumerate(rows):
         held = _places(work, row, way, job, device)
         places.append(held)
-        names = work.columns.devices[row]
-        members.append(Member(rank=rank, node=work.columns.ids[row], devices=tuple(names[i] for i in held)))
-    work.start(way, rows.tolist(), places, job)
+        names = columns.devices[row]
+        members.append(Member(rank=rank, node=columns.ids[row], devices=tuple([names[i] for i in held])))
+    work.start(way, rows, places, job)
     return Placement(pool=way.pool.id, model=way.pool.model, members=tuple(members))
 
 
@@ -125,7 +126,7 @@ def _places(work: Workspace, row: int, way: Way, job: WaitingJob, device: Ints) 
         assert linked is not None, "the row was found to fit"
         return linked
     free = work.columns.free[row]
-    return tuple(int(i) for i in (free == WHOLE).nonzero()[0][: way.shape.count])
+    return tuple((free == WHOLE).nonzero()[0][: way.shape.count].tolist())
 
 
 def _linked(work: Workspace, row: int, way: Way, job: WaitingJob) -> tuple[int, ...] | None:

@@ -62,10 +62,10 @@ class WaitingColumns:
     def changed(self, jobs: Mapping[JobId, WaitingJob], names: Collection[JobId], registry: Registry) -> WaitingColumns:
         """The columns after these jobs came, changed or went; `jobs` is what waits now."""
         if len(jobs) <= FEW:
-            rows = sorted(jobs.items())
-            ids = np.empty(len(rows), dtype=object)
-            ids[:] = [name for name, _ in rows]
-            return WaitingColumns(ids, _values([job for _, job in rows], registry))
+            few = sorted(jobs)
+            ids = np.empty(len(few), dtype=object)
+            ids[:] = few
+            return WaitingColumns(ids, _values([jobs[name] for name in few], registry))
         wanted = np.array(sorted(names), dtype=object)
         at = np.searchsorted(self.ids, wanted)
         inside = at < len(self.ids)

@@ -34,10 +34,14 @@ PASSED = "passed"  # the verdict on a job that nobody looked at, because it coul
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of looking at one job: gate, never, far (no link), quota, dear, behind, busy. candidates: what it was offered."""
+    """What came of looking at one job: gate, never, far (no link), quota, dear, behind, busy.
+
+    candidates: what it was offered; offered: the same, where nobody asked what it costs.
+    """
 
     why: str
     candidates: tuple[Candidate, ...] = ()
+    offered: tuple[Way, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -119,11 +123,14 @@ class Waits(Sequence[Wait]):
             within = ways
         if verdict.why == "quota" or not within:
             return reasons.quota_exhausted(job, headroom or 0, least)
-        if verdict.why == PASSED and job.money.max_net_fen is not None:
+        blocked = work.blocked and all(work.blocked.get(way.number) for way in within)
+        if verdict.why == PASSED and job.money.max_net_fen is not None and not blocked:
             verdict = _priced(job, within, work)
         if verdict.why == "dear":
             return reasons.too_dear(job, verdict.candidates)
-        if verdict.candidates:
+        if verdict.offered:
+            ways = verdict.offered
+        elif verdict.candidates:
             offered = {(one.alternative, one.pool) for one in verdict.candidates}
             ways = tuple(way for way in ways if (way.alternative, way.pool.id) in offered)
         ahead = [int(self._before(way.number)[index]) for way in ways]

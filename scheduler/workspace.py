@@ -12,14 +12,15 @@ from scheduler.backfill import FOREVER, Timeline, Window
 from scheduler.clock import to_ms
 from scheduler.columns import HeldTable, NodeColumns
 from scheduler.fairness import Shares, shares_of
+from scheduler.job import FirmId
 from scheduler.making_room import TRIES, Stops
 from scheduler.netcost import NO_REGIONS, Regions, candidate
-from scheduler.packing import Packing
+from scheduler.packing import Kept, Packing
 from scheduler.plan import Candidate, Migration, Preempt
 from scheduler.policy import Ints, Policy
 from scheduler.quota import Quotas, Standing
 from scheduler.regions import Network
-from scheduler.shape import WHOLE, class_of, least_nodes
+from scheduler.shape import WHOLE, MemberShape, class_of, least_nodes
 from scheduler.snapshot import Terms, WaitingJob
 from scheduler.waiting import DEVICES, GATED, QUEUE, Line
 from scheduler.zone import ClassTable, Way, Zone
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Flags = npt.NDArray[np.bool_]
 NO_QUOTAS = Quotas(())
 FEW_CLASSES = 4096  # of so few jobs only their own classes are looked at
+OFFERS = 1024  # of candidates kept, by what jobs ask for and by terms
 LEVELS = 8  # instants at which rows of a pool close that are told apart when the whole queue is looked at
 
 
@@ -47,8 +49,9 @@ class Workspace:
         zone = state.zone if state.zone is not None else Zone(state.pools, state.nodes, state.columns)
         self.state, self.policy, self.zone = state, policy, zone
         self.now_ms = to_ms(state.now)
-        self.columns: NodeColumns = state.columns
+        self._columns: NodeColumns = state.columns
         self._own = False
+        self._taken: list[tuple[int, Sequence[int], MemberShape, FirmId]] = []
         self.packing: Packing = zone.packing(state.mix)
         quotas = Quotas(state.queues.values()) if state.queues else NO_QUOTAS
         self.most = quotas.most
@@ -70,6 +73,7 @@ class Workspace:
         self._tried: dict[int, int] = {}
         self._lasting: list[tuple[Ints, Ints]] | None = None
         self._moved = False
+        self._scored: tuple[MemberShape, set[int], Kept] | None = None
         self._reserved: dict[int, tuple[Ints, Ints]] = {}
         self.near = NO_REGIONS
         if state.links or state.regions:
@@ -82,6 +86,23 @@ class Workspace:
         self._priced: dict[object, Candidate] = {}
         self._unbooked: list[tuple[WaitingJob, Sequence[Way]]] = []
 
+    @property
+    def columns(self) -> NodeColumns:
+        """The nodes, less what this plan has started: written only when it is asked for, the state's stay as they are."""
+        if self._taken:
+            if not self._own:
+                self._columns, self._own = self._columns.copy(), True
+            for row, held, shape, firm in self._taken:
+                self._columns.take(row, held, shape.share, shape.cpu, shape.memory, firm)
+            self._taken.clear()
+        return self._columns
+
+    @columns.setter
+    def columns(self, after: NodeColumns) -> None:
+        self._columns, self._own = after, False
+        self._taken.clear()
+        self._moved, self._lasting, self._scored = True, None, None
+
     # --- fit --------------------------------------------------------------------------------------------------------
 
     def score(self, ways: Sequence[Way], job: WaitingJob) -> tuple[npt.NDArray[np.float64], Ints]:
@@ -89,26 +110,34 @@ class Workspace:
 
         The ways want the same of a node. Rows of other pools hold anything.
         """
-        kept = self.packing.scores(ways[0].shape, self.columns, self.zone.mask([way.number for way in ways]))
+        shape, numbers = ways[0].shape, {way.number for way in ways}
+        if self._scored is not None and self._scored[0] is shape and self._scored[1] >= numbers:
+            kept = self._scored[2]
+        else:
+            kept = self.packing.scores(shape, self.columns, self.zone.mask(sorted(numbers)))
+            self._scored = (shape, numbers, kept)
         if self.closing is None:
             return kept.score, kept.device
         return np.where(self.closing >= self.now_ms + job.time_limit_ms, kept.score, -np.inf), kept.device
 
     def fitting(self, ways: Sequence[Way], job: WaitingJob) -> list[Way]:
         """The ways in whose pools its smallest gang can be hosted from now until the job's time limit."""
-        least = least_nodes(job)
-        found = []
-        for shape in dict.fromkeys(way.shape for way in ways):
-            alike = [way for way in ways if way.shape == shape]
+        least, first = least_nodes(job), ways[0].shape
+        one = not [way for way in ways if way.shape is not first]
+        found: list[Way] = []
+        for shape in (first,) if one else dict.fromkeys(way.shape for way in ways):
+            alike = ways if one else [way for way in ways if way.shape == shape]
             score, _ = self.score(alike, job)
             open_ = (score > -np.inf).nonzero()[0]
-            counts = np.bincount(self.zone.pool_of[open_], minlength=len(self.zone.pools) + 1)
+            counts = np.bincount(self.zone.pool_of[open_], minlength=len(self.zone.pools) + 1).tolist()
             found += [way for way in alike if counts[way.number] >= least]
-        return found
+        return found if one else [way for way in ways if way in found]
 
     def candidate(self, job: WaitingJob, way: Way) -> Candidate:
         """What the job would cost there. Pools at the same terms cost the same: it is worked out once a job."""
-        terms = self.state.terms.get((job.firm, way.pool.id))
+        terms = self.state.terms.get((job.firm, way.pool.id)) if self.state.terms else None
+        if job.workload is None and not job.data and not self.near.facts:
+            return self._offer(job, way, terms)
         price = way.pool.price_fen_per_device_hour
         power = (way.pool.model, way.pool.source) if self.near.facts else None
         model = way.pool.model if job.workload else None
@@ -141,6 +170,22 @@ class Workspace:
             expected_net_fen=known.expected_net_fen,
         )
 
+    def _offer(self, job: WaitingJob, way: Way, terms: Terms | None) -> Candidate:
+        """The same for a job of which nothing is predicted: kept from plan to plan, for jobs that ask for as much."""
+        asked = (job.nodes, job.time_limit_ms, job.share_permille, job.money.voucher == "auto")
+        offers = self.zone.offers.get(asked)
+        if offers is None:
+            if len(self.zone.offers) >= OFFERS:
+                self.zone.offers.clear()
+            offers = self.zone.offers[asked] = {}
+        key = (way.number, way.alternative, way.shape.count, None if terms is None else _money(terms))
+        found = offers.get(key)
+        if found is None:
+            found = candidate(job, way.alternative, way.pool, terms, self.profiles)
+            if len(offers) < OFFERS:
+                offers[key] = found
+        return found
+
     def linked(self, job: WaitingJob, ways: Sequence[Way]) -> Sequence[Way]:
         """The ways into whose region links bring all of the job's inputs."""
         if not job.data:
@@ -149,13 +194,11 @@ class Workspace:
 
     def start(self, way: Way, rows: Sequence[int], places: Sequence[Sequence[int]], job: WaitingJob) -> None:
         """The job holds these places of these rows from now on."""
-        if not self._own:
-            self.columns, self._own = self.columns.copy(), True
-        self._moved, self._lasting = True, None
+        self._moved, self._lasting, self._scored = True, None, None
         if self._shares is not None:
             self._shares.take(job.queue, way.pool.model, way.shape.share * sum(len(held) for held in places))
         for row, held in zip(rows, places, strict=True):
-            self.columns.take(row, held, way.shape.share, way.shape.cpu, way.shape.memory, job.firm)
+            self._taken.append((row, held, way.shape, job.firm))
         if way.shape.share >= WHOLE and way.shape.count:
             end = self.now_ms + max(1, job.time_limit_ms)
             self._starts += [(int(row), len(held), end) for row, held in zip(rows, places, strict=True)]
@@ -298,10 +341,9 @@ class Workspace:
     def _longest(self, table: ClassTable) -> Ints:
         """Per class of the table, the longest time limit with which a job of it is worth a look; -1: none is."""
         full = np.array([self._closed(number) for number in range(len(self.zone.pools))], dtype=np.bool_)
-        backfill = self.policy.backfill > 0
-        open_ = table.any_way(~full[table.pool] & table.books if backfill else ~full[table.pool])
-        if not backfill:
-            return np.where(open_, FOREVER, -1)
+        open_ = ~full[table.pool]
+        if not self.policy.backfill:
+            return table.most(np.where(open_, FOREVER, -1), -1)
         capacity = self.zone.capacity()
         capacity.update(self.columns)
         able = capacity.counts.ravel()[table.pair] >= table.least
@@ -310,8 +352,8 @@ class Workspace:
             self._lasting = [(until, capacity.counts_without(rows).ravel()) for until, rows in self._closings()]
         for until, counts in self._lasting:  # a job that runs longer cannot count on the rows left out
             reach = np.where(counts[table.pair] >= table.least, reach, np.minimum(reach, until[table.pool]))
+        reach[open_ & table.books] = FOREVER  # it starts, or it keeps a place
         most = table.most(reach, -1)
-        most[open_] = FOREVER  # it starts, or it keeps a place
         for number, tried in self._tried.items():
             place = table.place(number)
             if place is not None:
@@ -415,7 +457,7 @@ class Workspace:
 
     def claims(self) -> frozenset[str]:
         """Queues of cohorts in which a job waits that would keep within its own nominal."""
-        if not any(quota.cohort is not None for quota in self.state.queues.values()):
+        if not self.state.queues or all(quota.cohort is None for quota in self.state.queues.values()):
             return frozenset()
         _, own = self.stops.reach()
         values, names = self.state.waiting.values, self.state.registry.names

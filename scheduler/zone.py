@@ -19,6 +19,7 @@ from scheduler.columns import UNKNOWN, Ints, NodeColumns
 from scheduler.job import Alternative
 from scheduler.node import Node, NodeId, Pool, PoolId
 from scheduler.packing import Packing
+from scheduler.plan import Candidate
 from scheduler.shape import WHOLE, JobClass, MemberShape
 from scheduler.snapshot import MixShape
 from scheduler.topology import INSIDE, LEVELS, largest_group, level_of, parts
@@ -68,7 +69,9 @@ class ClassTable:
         old = (self.cls, self.shape, self.pool, self.least)
         self.cls, self.shape, self.pool, self.least = (np.concatenate([c, table[:, i]]) for i, c in enumerate(old))
         self.pair = self.shape * len(zone.pools) + self.pool
-        self.some, self.starts = np.unique(self.cls, return_index=True)
+        some, starts = np.unique(table[:, 0], return_index=True)
+        self.some = np.concatenate([self.some, some])
+        self.starts = np.concatenate([self.starts, starts + len(old[0])])
         self.need = np.full(self.count, FOREVER, dtype=np.int64)
         if len(self.starts):
             devices = np.concatenate([self.devices, np.array([w.shape.count for n in numbers for w in self.ways[n]])])
@@ -107,13 +110,6 @@ class ClassTable:
             found[self.some] = np.maximum.reduceat(values, self.starts)
         return found
 
-    def any_way(self, ways: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Per class, whether any of its ways is among these."""
-        found = np.zeros(self.count, dtype=np.bool_)
-        if len(self.starts):
-            found[self.some] = np.logical_or.reduceat(ways, self.starts)
-        return found
-
 
 class Zone:
     """pools in ascending order of id; a pool's number is its place there."""
@@ -143,6 +139,7 @@ class Zone:
             row: node.links for row, node in enumerate(nodes[name] for name in columns.ids) if len(set(node.links)) > 1
         }
         self._classes = ClassTable()
+        self.offers: dict[tuple[int, int, int, bool], dict[tuple[object, ...], Candidate]] = {}
 
     def links(self, row: int) -> tuple[int, ...]:
         """The fast-link group of each device of the row; () where there is only one."""
