@@ -11,7 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from scheduler.backfill import FOREVER
 from scheduler.clock import from_ms
+from scheduler.columns import ENDS, Ints
 from scheduler.node import PoolId
 from scheduler.plan import Candidate, NodeCount, Pending, PendingKind, Remedy
 from scheduler.shape import WHOLE, least_nodes
@@ -31,7 +35,7 @@ class Reasons:
     work: Workspace
     _counts: dict[object, tuple[NodeCount, ...]] = field(default_factory=dict)
     _behind: dict[object, tuple[str, int, int, tuple[Remedy, ...]]] = field(default_factory=dict)
-    _ends: dict[PoolId, datetime] | None = None
+    _ends: Ints | None = None
 
     def gate(self, job: WaitingJob) -> Pending:
         """Something else must happen first: another job must end, or somebody must let it go."""
@@ -242,11 +246,14 @@ class Reasons:
         )
 
     def _first_end(self, pool: PoolId) -> datetime | None:
+        """When the first lease on the pool's nodes will have ended; None: there is none."""
+        zone = self.work.zone
         if self._ends is None:
-            self._ends = {}
-            for lease in self.state.leases.values():
-                self._ends[lease.pool] = min(self._ends.get(lease.pool, lease.ends_by), lease.ends_by)
-        return self._ends.get(pool)
+            held = self.work.held()
+            self._ends = np.full(len(zone.pools) + 1, FOREVER, dtype=np.int64)
+            np.minimum.at(self._ends, zone.pool_of[held.members[:, 0]], held.facts[held.owner(), ENDS])
+        end = int(self._ends[zone.numbers[pool]])
+        return None if end == FOREVER else from_ms(end)
 
     def _booked(self, job: WaitingJob) -> datetime | None:
         start = self.work.bookings.get(job.id)

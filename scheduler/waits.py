@@ -88,7 +88,11 @@ class Waits(Sequence[Wait]):
 
     def of(self, job: JobId) -> Wait | None:
         """Why this job waits; None when it does not."""
-        found = np.flatnonzero(self.state.waiting.ids[self.rows] == job)
+        ids = self.state.waiting.ids
+        row = int(np.searchsorted(ids, job))
+        if row == len(ids) or ids[row] != job:
+            return None
+        found = np.flatnonzero(self.rows == row)
         return self._wait(int(found[0])) if len(found) else None
 
     # --- one reason -------------------------------------------------------------------------------------------------
