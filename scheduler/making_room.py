@@ -1,11 +1,12 @@
 """Making room: which running leases stop so that a job of higher priority starts, or a queue has its own devices back. Pure.
 
-Only the first jobs that wait are tried (TRIES a plan), and a lease that was told to stop counts as free already, so that a
-plan made while it stops asks for nothing more.
+Only the first jobs that wait are tried: TRIES a plan, up to the first that takes a search among many leases. A lease that was
+told to stop counts as free already, so that a plan made while it stops asks for nothing more.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ from scheduler.columns import (
 )
 from scheduler.job import JobId
 from scheduler.plan import Preempt
-from scheduler.preemption import Candidates, Free, Need, lost, stops
+from scheduler.preemption import Candidates, Free, Need, Prospect, lost, prospect
 from scheduler.shape import least_nodes
 from scheduler.snapshot import WaitingJob
 from scheduler.zone import Way
@@ -46,14 +47,24 @@ MINIMUM_MS = 600_000  # a lease is left alone for its first ten minutes
 
 @dataclass(slots=True)
 class Stops:
-    """Victims of one plan. What running leases hold in each pool is listed once."""
+    """Victims of one plan. What running leases hold in each pool is listed once.
 
-    work: Workspace
+    of: the plan's workspace, which owns this; not owned in turn, or no plan would be let go before a full collection.
+    """
+
+    of: weakref.ref[Workspace]
     tries: int = 0
     stopped: set[int] = field(default_factory=set)
     _table: HeldTable | None = None
     _members: dict[int, tuple[Ints, Ints, Ints]] = field(default_factory=dict)
     _borrowed: Flags | None = None
+
+    @property
+    def work(self) -> Workspace:
+        """The plan's workspace."""
+        found = self.of()
+        assert found is not None, "its owner is there while it is asked"
+        return found
 
     def make_room(self, job: WaitingJob, ways: Sequence[Way], *, release: int = 0) -> bool:
         """Leases are chosen whose stop lets the job start in one of the pools, at the least loss; their nodes are kept for it.
@@ -66,22 +77,24 @@ class Stops:
         if not reclaims and (release > 0 or self.lowest() <= job.priority.rank):
             return False
         self.tries += 1
-        best: tuple[int, int, Ints] | None = None
-        tried = (
-            (rank, self._victims(job, way, part, reclaims=reclaims, release=release))
+        tried = [
+            (rank, *found)
             for rank, way in enumerate(ways)
             for part in self.work.zone.parts(way.number, job.request.topology_required)
-        )
-        for rank, found in tried:
-            if found is None:
-                continue
-            chosen, loss = found
-            if not len(chosen):
-                return False  # room is being made already
-            if best is None or (loss, rank) < best[:2]:
-                best = (loss, rank, chosen)
-        if best is None:
-            return False
+            if (found := self._prospect(job, way, part, reclaims=reclaims, release=release)) is not None
+        ]
+        if not tried or any(one.met for _, one, _, _ in tried):
+            return False  # nothing helps, or room is being made already
+        # where there are too many leases to try all subsets, only the most promising pool is searched, once a plan
+        large = [row for row in tried if not row[1].exact]
+        self.tries = TRIES if large else self.tries
+        large = [min(large, key=lambda row: (row[1].estimate, row[0]))] if large else []
+        chosen_of = [
+            (int(cost[chosen].sum()), rank, able[chosen])
+            for rank, one, able, cost in [row for row in tried if row[1].exact] + large
+            for chosen in [one.stops()]
+        ]
+        best = min(chosen_of, key=lambda row: row[:2])
         table = self._held()
         for place in best[2].tolist():
             self.stopped.add(place)
@@ -167,10 +180,11 @@ class Stops:
         found: Flags = self._stands_on_borrowed() & alike[self._held().facts[:, QUEUE]]
         return found
 
-    def _victims(
+    def _prospect(
         self, job: WaitingJob, way: Way, part: Ints, *, reclaims: bool, release: int
-    ) -> tuple[Ints, int] | None:
-        """Leases (by place in the table) to stop in the way's pool, and the loss; none if it fits, None if nothing helps.
+    ) -> tuple[Prospect, Ints, Ints] | None:
+        """What stopping leases in the way's pool could do: the prospect, the leases it numbers (by place in the table) and
+        what each would lose; None if nothing helps.
 
         part: the places in the pool's rows that the gang must keep within.
         """
@@ -206,7 +220,7 @@ class Stops:
             count=way.shape.count, nodes=least_nodes(job), cpu_milli=way.shape.cpu, memory_bytes=way.shape.memory,
             rank=job.priority.rank, reclaims=reclaims, release_devices=max(0, release),
         )  # fmt: skip
-        found = stops(
+        found = prospect(
             need,
             Free(devices=free, cpu_milli=_known(cpu), memory_bytes=_known(memory), usable=usable),
             Candidates(
@@ -219,7 +233,7 @@ class Stops:
                 memory=facts[able, MEMORY][who],
             ),
         )
-        return None if found is None else (able[found], int(cost[found].sum()))
+        return None if found is None else (found, able, cost)
 
 
 def _known(values: Ints) -> Ints | None:

@@ -7,6 +7,7 @@ protected. The loss of a lease is devices x time since its last checkpoint (`cos
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from scheduler.snapshot import RunningLease
 
 EXACT = 10  # up to so many candidates, all subsets are tried
 CELLS = 1 << 22  # and no more than so many (subset, row) pairs at once
+NO_USE = 1e-9  # a share of what a member wants that is nothing but rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +100,48 @@ def victims(need: Need, free: Free, leases: Sequence[Victim]) -> tuple[Victim, .
 
 def stops(need: Need, free: Free, candidates: Candidates) -> list[int] | None:
     """The same by number: which of the candidates stop, ascending. rank and reclaims of the need are not looked at."""
+    found = prospect(need, free, candidates)
+    return None if found is None else found.stops()
+
+
+def prospect(need: Need, free: Free, candidates: Candidates) -> Prospect | None:
+    """What stopping some of the candidates could do for the need; None when all of them together do not suffice."""
     field = _Field(need, free, candidates)
     if field.holds(field.none()):
-        return []
+        return Prospect(met=True, exact=True, estimate=0.0, field=field)
     if not field.holds(~field.none()):
         return None
-    if field.size <= EXACT and len(field.lack[0]) << field.size <= CELLS:
-        chosen = _cheapest(field)
-    else:
-        chosen = min((_prune(field, found) for found in (_by_lease(field), _by_row(field))), key=field.sort_key)
-    return [int(i) for i in np.flatnonzero(chosen)]
+    exact = field.size <= EXACT and len(field.lack[0]) << field.size <= CELLS
+    return Prospect(met=False, exact=exact, estimate=_estimate(field), field=field)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prospect:
+    """met: the need fits as it is. exact: all subsets are tried. estimate: of the loss, device ms, told without a search."""
+
+    met: bool
+    exact: bool
+    estimate: float
+    field: _Field
+
+    def stops(self) -> list[int]:
+        """Which of the candidates stop, ascending."""
+        if self.met:
+            return []
+        field = self.field
+        if self.exact:
+            chosen = _cheapest(field)
+        else:
+            chosen = min((_prune(field, found) for found in (_by_lease(field), _by_row(field))), key=field.sort_key)
+        return [int(i) for i in np.flatnonzero(chosen)]
+
+
+def _estimate(field: _Field) -> float:
+    """The sum of the least prices of rows, a lease counting on each of its rows for its part; 0 where only returns lack."""
+    parts = field.costs / np.maximum(1, np.bincount(field.who, minlength=field.size))
+    prices = np.bincount(field.where, weights=parts[field.who] * field.needed(), minlength=len(field.lack[0]))
+    missing = min(max(0, field.need.nodes - field.elsewhere), len(prices))
+    return float(np.sort(prices)[:missing].sum())
 
 
 def _columns(leases: Sequence[Victim]) -> Candidates:
@@ -222,6 +256,15 @@ class _Field:
             return False
         return self.open_rows(self.left(chosen)) >= self.need.nodes
 
+    def needed(self) -> Flags:
+        """Of each entry: those before it on its row do not open it."""
+        found = np.zeros(len(self.who), dtype=np.bool_)
+        for lack, given in zip(self.lack, self.what, strict=True):
+            total = np.cumsum(given) - given
+            start = np.repeat(np.r_[total, 0][self.ends[:-1]], np.diff(self.ends))
+            found |= total - start < lack[self.where]
+        return found
+
     def none(self) -> Flags:
         return np.zeros(self.size, dtype=np.bool_)
 
@@ -247,40 +290,88 @@ def _cheapest(field: _Field) -> Flags:
     return min((bits[number].astype(np.bool_) for number in least.tolist()), key=field.sort_key)
 
 
+class _Search:
+    """The field in plain numbers, for searches that stop one lease after another: a step costs what it touches.
+
+    rest: what each row still lacks of each resource. missing: rows that must open still; below 0: so many to spare.
+    """
+
+    def __init__(self, field: _Field, chosen: Flags) -> None:
+        rest = field.left(chosen)
+        self.missing = field.need.nodes - field.open_rows(rest)
+        self.rest = [one.tolist() for one in rest]
+        self.costs, self.who, self.where = field.costs.tolist(), field.who.tolist(), field.where.tolist()
+        self.what: list[list[int]] = [given.tolist() for given in field.what]
+        self.ends = field.ends.tolist()
+        self._order: list[int] = np.argsort(field.who, kind="stable").tolist()
+        self._first: list[int] = [0, *np.cumsum(np.bincount(field.who, minlength=field.size)).tolist()]
+
+    def entries(self, candidate: int) -> list[int]:
+        """The entries of what the candidate gives back."""
+        return self._order[self._first[candidate] : self._first[candidate + 1]]
+
+    def stop(self, candidate: int, times: int = 1) -> set[int]:
+        """The candidate stops (-1: goes on after all); the rows it is on."""
+        entries = self.entries(candidate)
+        rows = {self.where[k] for k in entries}
+        for row in rows:
+            self.missing += self.open(row)
+        for rest, what in zip(self.rest, self.what, strict=True):
+            for k in entries:
+                rest[self.where[k]] -= times * what[k]
+        for row in rows:
+            self.missing -= self.open(row)
+        return rows
+
+    def open(self, row: int) -> bool:
+        """The row can host a member."""
+        for rest in self.rest:  # noqa: SIM110 - asked so often that a generator shows
+            if rest[row] > 0:
+                return False
+        return True
+
+
 def _by_lease(field: _Field) -> Flags:
-    """One lease after another, each time the one whose loss per device that the need can use is the least."""
-    chosen, rest = field.none(), field.left(field.none())
-    part = _useful(field, rest, np.arange(len(field.who)))
-    useful = np.bincount(field.who, weights=part, minlength=field.size)
-    of: list[Ints] = np.split(np.argsort(field.who, kind="stable"), np.cumsum(np.bincount(field.who)))
-    while (missing := field.need.nodes - field.open_rows(rest)) > 0:
-        able = (useful > 1e-9) & ~chosen
-        assert able.any(), "all candidates together suffice, so one of the rest is of use"
-        price = np.full(len(useful), np.inf)
-        price[able] = field.costs[able] / np.minimum(useful[able], missing * len(rest))
-        ties = np.flatnonzero(price == price.min())
-        best = int(ties[np.argmin(field.costs[ties])])
+    """One lease after another, each time the one whose loss per device that the need can use is the least.
+
+    What a lease is worth to the need only falls, so its price only rises: the one with the lowest known price is looked at
+    again, and taken if it still is the cheapest.
+    """
+    chosen, search = field.none(), _Search(field, field.none())
+    worth = _useful(field, field.left(chosen))
+    sums = np.bincount(field.who, weights=worth, minlength=field.size)
+    part, useful, kinds = worth.tolist(), sums.tolist(), len(search.rest)
+    queue: list[tuple[float, int, int]] = []
+    if search.missing > 0:
+        able = np.flatnonzero(sums > NO_USE)
+        prices = field.costs[able] / np.minimum(sums[able], search.missing * kinds)
+        queue = list(zip(prices.tolist(), field.costs[able].tolist(), able.tolist(), strict=True))
+        heapq.heapify(queue)
+    while search.missing > 0:
+        known, cost, best = heapq.heappop(queue)  # all candidates together suffice, so one of the rest is of use
+        if useful[best] <= NO_USE:
+            continue
+        if (now := cost / min(useful[best], search.missing * kinds)) > known:
+            heapq.heappush(queue, (now, cost, best))
+            continue
         chosen[best] = True
-        _stop(field, rest, of[best])
-        rows = np.unique(field.where[of[best]])
-        near = np.concatenate([np.arange(field.ends[r], field.ends[r + 1]) for r in rows])
-        now = _useful(field, rest, near)
-        np.add.at(useful, field.who[near], now - part[near])
-        part[near] = now
+        for row in sorted(search.stop(best)):
+            lacks = [max(rest[row], 0) for rest in search.rest]
+            for k in range(search.ends[row], search.ends[row + 1]):
+                use = 0.0
+                for lack, what, unit in zip(lacks, search.what, field.unit, strict=True):
+                    use += min(what[k], lack) / unit
+                useful[search.who[k]] += use - part[k]
+                part[k] = use
     return _release(field, chosen)
 
 
-def _useful(field: _Field, rest: list[Ints], at: Ints) -> npt.NDArray[np.float64]:
-    """Of what these entries give back, how much their rows lack: 1 = all that a member wants, summed over resources."""
-    found = np.zeros(len(at), dtype=np.float64)
+def _useful(field: _Field, rest: list[Ints]) -> npt.NDArray[np.float64]:
+    """Of what each entry gives back, how much its row lacks: 1 = all that a member wants, summed over resources."""
+    found = np.zeros(len(field.who), dtype=np.float64)
     for one, given, unit in zip(rest, field.what, field.unit, strict=True):
-        found += np.minimum(given[at], np.maximum(one[field.where[at]], 0)) / unit
+        found += np.minimum(given, np.maximum(one[field.where], 0)) / unit
     return found
-
-
-def _stop(field: _Field, rest: list[Ints], at: Ints) -> None:
-    for one, given in zip(rest, field.what, strict=True):
-        np.subtract.at(one, field.where[at], given[at])
 
 
 def _by_row(field: _Field) -> Flags:
@@ -288,32 +379,44 @@ def _by_row(field: _Field) -> Flags:
 
     On a row the candidates stop in the order of their loss per device, until what it lacks is there.
     """
-    chosen, rest = field.none(), field.left(field.none())
-    costs = field.costs.tolist()
-    while field.open_rows(rest) < field.need.nodes:
-        spare = ~chosen[field.who]
-        needed = np.zeros(len(spare), dtype=np.bool_)  # what stands before it on its row does not open it
-        for one, given in zip(rest, field.what, strict=True):
-            needed |= _before(given * spare, field.ends) < one[field.where]
-        price = np.bincount(field.where, weights=field.costs[field.who] * (needed & spare), minlength=len(rest[0]))
-        price[np.logical_and.reduce([one <= 0 for one in rest])] = np.inf
-        row = int(np.argmin(price))
-        here = slice(field.ends[row], field.ends[row + 1])
+    chosen, search = field.none(), _Search(field, field.none())
+    prices = np.zeros(len(field.lack[0]), dtype=np.int64)
+    np.add.at(prices, field.where, field.costs[field.who] * field.needed())
+    known: list[int | None] = [None if search.open(row) else price for row, price in enumerate(prices.tolist())]
+    queue = [(price, row) for row, price in enumerate(known) if price is not None]
+    heapq.heapify(queue)
+    while search.missing > 0:
+        price, row = heapq.heappop(queue)
+        if known[row] != price:
+            continue  # it is open, or has become cheaper
+        here = range(search.ends[row], search.ends[row + 1])
         there: dict[int, list[int]] = {}
-        for i, *per in zip(field.who[here].tolist(), *(given[here].tolist() for given in field.what), strict=True):
+        for k in here:
+            i = search.who[k]
             if not chosen[i]:
-                there[i] = [a + b for a, b in zip(there.get(i, [0] * len(per)), per, strict=True)]
-        added = _opening([int(one[row]) for one in rest], there, costs)
+                there[i] = [
+                    a + what[k] for a, what in zip(there.get(i, [0] * len(search.what)), search.what, strict=True)
+                ]
+        added = _opening([rest[row] for rest in search.rest], there, search.costs)
         chosen[added] = True
-        _stop(field, rest, np.flatnonzero(np.isin(field.who, added)))
+        touched = set().union(*[search.stop(i) for i in added])
+        for other in touched:
+            known[other] = None if search.open(other) else _row_price(search, chosen, other)
+            if (now := known[other]) is not None:
+                heapq.heappush(queue, (now, other))
     return _release(field, chosen)
 
 
-def _before(given: Ints, ends: Ints) -> Ints:
-    """The sum before each entry on its row."""
-    total = np.cumsum(given) - given
-    start: Ints = np.repeat(np.r_[total, 0][ends[:-1]], np.diff(ends))
-    return total - start
+def _row_price(search: _Search, chosen: Flags, row: int) -> int:
+    """What those not chosen lose that stop there until what the row lacks is there."""
+    before, total = [0] * len(search.rest), 0
+    for k in range(search.ends[row], search.ends[row + 1]):
+        if chosen[search.who[k]]:
+            continue
+        if any(had < rest[row] for had, rest in zip(before, search.rest, strict=True)):
+            total += search.costs[search.who[k]]
+        before = [had + what[k] for had, what in zip(before, search.what, strict=True)]
+    return total
 
 
 def _opening(lacks: list[int], there: dict[int, list[int]], costs: list[int]) -> list[int]:
@@ -346,8 +449,13 @@ def _release(field: _Field, chosen: Flags) -> Flags:
 
 def _prune(field: _Field, chosen: Flags) -> Flags:
     """Without those that are not needed, the dearest tried first. Fewer stops never open more: one pass is enough."""
-    kept = chosen.copy()
-    for i in sorted(np.flatnonzero(chosen).tolist(), key=lambda i: (-int(field.costs[i]), i)):
-        kept[i] = False
-        kept[i] = not field.holds(kept)
+    kept, search = chosen.copy(), _Search(field, chosen)
+    spare = int(field.returns[chosen].sum()) - field.need.release_devices
+    for i in sorted(np.flatnonzero(chosen).tolist(), key=lambda i: (-search.costs[i], i)):
+        search.stop(i, -1)
+        if search.missing <= 0 and field.returns[i] <= spare:
+            kept[i] = False
+            spare -= int(field.returns[i])
+        else:
+            search.stop(i)
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ class Workspace:
         self.owed: dict[str, int] = {}
         self.claimed: frozenset[str] = frozenset()
         self.preempts: list[Preempt] = []
-        self.stops = Stops(self)
+        self.stops = Stops(weakref.ref(self))
         self.migrations: list[Migration] = []
         self._timelines: dict[int, Timeline] = {}
         self._releases: Ints | None = None
