@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.platform import Platform, make_platform
 from tests.postgres import database_url, postgres, postgres_url  # noqa: F401 - fixtures
+from tests.ray.cluster import ray_cluster  # noqa: F401 - fixture
 
 settings.register_profile("yisuan", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 settings.load_profile("yisuan")
