@@ -20,7 +20,6 @@ def unsupported(spec: JobSpec) -> tuple[Refusal, ...]:
         "/resources/share": not spec.request.whole,
         **{f"/resources/topology/{k}": bool(v) and level_of(v) not in STORED_LEVELS for k, v in domains.items() if v},
         "/secrets": bool(spec.secrets),
-        **{f"/variants/{stack}/image": v.image is not None for stack, v in sorted(spec.variants.items())},
     }
     return tuple(Refusal(code="NOT_SUPPORTED_YET", facts={"field": field}) for field, used in asked.items() if used)
 

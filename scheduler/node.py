@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import NewType
 
@@ -9,6 +10,14 @@ from adapters.accelerator import Origin, Source
 
 NodeId = NewType("NodeId", str)
 PoolId = NewType("PoolId", str)
+
+
+class Images(enum.StrEnum):
+    """Whether a pool's members run container images: no member does, every one must, or each as its job says."""
+
+    NONE = "none"
+    REQUIRED = "required"
+    EITHER = "either"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +39,7 @@ class Pool:
     memory_bytes: int | None
     price_fen_per_device_hour: int
     source: Source
+    images: Images = Images.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from scheduler.plan import Candidate, NodeCount, Pending, PendingKind, Remedy
 from scheduler.shape import WHOLE, least_nodes
 from scheduler.snapshot import WaitingJob
 from scheduler.workspace import Workspace
-from scheduler.zone import Way, matches, runs_on
+from scheduler.zone import Way, images_fit, matches, runs_on
 
 if TYPE_CHECKING:
     from scheduler.engine import State
@@ -59,12 +59,14 @@ class Reasons:
         """No pool could run it even when empty: the model is not listed, a node is too small, or too few are."""
         state, request, nodes = self.state, job.request, least_nodes(job)
         matching = [(a, pool) for a in request.alternatives for pool in state.pools.values() if matches(a, pool)]
-        runnable = [(a, pool) for a, pool in matching if runs_on(job.stacks, pool)]
+        started = [(a, pool) for a, pool in matching if runs_on(job, pool)]
+        runnable = [(a, pool) for a, pool in started if images_fit(job, pool)]
         least = min(a.count for a in request.alternatives)
         if not matching:
             code, needed, available = "NO_MATCHING_POOL", least * nodes, 0
         elif not runnable:
-            code, needed, available = "NO_VARIANT_FOR_CHIP", least * nodes, 0
+            code = "IMAGE_MISMATCH" if started else "NO_VARIANT_FOR_CHIP"
+            needed, available = least * nodes, 0
         else:
             largest = max((self._largest(pool.id) for _, pool in runnable), default=0)
             if largest < least:
@@ -168,7 +170,7 @@ class Reasons:
 
     def behind(self, job: WaitingJob, ways: Sequence[Way], ahead: int) -> Pending:
         """`ahead` jobs wait for the same devices and go first. What is alike for alike jobs is worked out once."""
-        key = (job.request, job.stacks, job.nodes, job.min_nodes, tuple(way.number for way in ways))
+        key = (job.request, job.stacks, job.images, job.nodes, job.min_nodes, tuple(way.number for way in ways))
         if key not in self._behind:
             columns, rows = self.work.columns, self.work.zone.rows
             free = [int(columns.full[rows[w.number]][columns.usable[rows[w.number]]].sum()) for w in ways]
@@ -212,7 +214,7 @@ class Reasons:
 
     def _node_counts(self, job: WaitingJob) -> tuple[NodeCount, ...]:
         """Why each node is out, counted by code; every node is in exactly one of them or free for the job."""
-        key = (job.request.alternatives, job.stacks)
+        key = (job.request.alternatives, job.stacks, job.images)
         if key not in self._counts:
             self._counts[key] = self._count(job)
         return self._counts[key]
@@ -228,8 +230,11 @@ class Reasons:
             if pool is None or not fits:
                 _add(found, "CARD_TYPE_MISMATCH", len(rows))
                 continue
-            if not runs_on(job.stacks, pool):
+            if not runs_on(job, pool):
                 _add(found, "NO_VARIANT_FOR_CHIP", len(rows))
+                continue
+            if not images_fit(job, pool):
+                _add(found, "IMAGE_MISMATCH", len(rows))
                 continue
             count = min(a.count for a in fits)
             large = columns.size[rows] >= count
@@ -292,7 +297,7 @@ class Reasons:
                 asked
                 or rows is None
                 or self.work.blocked.get(self.work.zone.numbers[pool_id])
-                or not runs_on(job.stacks, pool)
+                or not (runs_on(job, pool) and images_fit(job, pool))
             ):
                 continue
             if int(((columns.full[rows] >= count) & columns.usable[rows]).sum()) >= least_nodes(job):

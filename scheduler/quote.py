@@ -32,7 +32,7 @@ from scheduler.snapshot import Terms, WaitingJob
 from scheduler.waiting import DEVICES, LIMIT, PRIORITY, QUEUE, SUBMITTED, WaitingColumns
 from scheduler.waits import Waits
 from scheduler.workspace import Workspace
-from scheduler.zone import Way, matches, runs_on
+from scheduler.zone import Way, images_fit, matches, runs_on
 
 if TYPE_CHECKING:
     from scheduler.engine import State
@@ -224,7 +224,9 @@ def _others(job: WaitingJob, work: Workspace) -> list[tuple[WaitingJob, Way]]:
     """The job as it would be if it accepted each model that it does not name, and where that could run."""
     found = []
     for number, pool in enumerate(work.zone.pools):
-        if any(matches(one, pool) for one in job.request.alternatives) or not runs_on(job.stacks, pool):
+        if any(matches(one, pool) for one in job.request.alternatives) or not (
+            runs_on(job, pool) and images_fit(job, pool)
+        ):
             continue
         count = job.request.alternatives[0].count
         asked = Alternative(text=f"{pool.model}:{count}", count=count, models=(pool.model,))

@@ -56,6 +56,7 @@ pools = Table(
     Column("model", String, nullable=False),
     Column("source", String, nullable=False),
     Column("price_fen_per_device_hour", BigInteger, nullable=False),
+    Column("images", String, nullable=False, server_default=text("'none'")),  # none, required or either
     Column("listed", Integer, nullable=False, server_default=text("1")),
     Column("created_at_ms", BigInteger, nullable=False),
     CheckConstraint("price_fen_per_device_hour >= 0", name="pool_price_not_negative"),

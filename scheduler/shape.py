@@ -28,6 +28,7 @@ class JobClass:
 
     request: Request
     stacks: tuple[str, ...]
+    images: tuple[str, ...]
     nodes: int
     least: int
     share: int
@@ -45,6 +46,7 @@ def class_of(job: WaitingJob) -> JobClass:
     return JobClass(
         request=job.request,
         stacks=job.stacks,
+        images=job.images,
         nodes=job.nodes,
         least=least_nodes(job),
         share=job.share_permille,

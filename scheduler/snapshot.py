@@ -26,6 +26,7 @@ class WaitingJob:
 
     cpu_milli, memory_bytes: of each member's node. share_permille: of each device; below 1000 the member shares one device,
     and only with the same firm. min_nodes: the smallest gang an elastic job starts with, None = nodes.
+    stacks: those it has a command for, () = any; images: those for which it names a container image.
     workload, remaining_steps: what a throughput profile needs, None = unknown. checkpoint_interval_ms: None = it writes none.
     gate: something else must happen first, None = ready. data: bytes of input that lie in each region.
     """
@@ -41,6 +42,7 @@ class WaitingJob:
     request: Request
     money: Money
     stacks: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     attempt: int = 1
     pending_since: datetime | None = None
     cpu_milli: int = 0

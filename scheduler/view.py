@@ -19,7 +19,7 @@ from scheduler.clock import from_ms, to_ms
 from scheduler.gates import gates_of, waiting_jobs
 from scheduler.job import FirmId, JobId, JobSpec, Priority
 from scheduler.lease import Lease, LeaseId, Member, Placement
-from scheduler.node import Node, NodeId, Pool, PoolId
+from scheduler.node import Images, Node, NodeId, Pool, PoolId
 from scheduler.ports import Budget
 from scheduler.progress import profile_name, progress_rows, steps_left, throughputs_of
 from scheduler.refusal import Refusal
@@ -138,6 +138,7 @@ def listed_pools(tx: Connection, budget: Budget, now: datetime) -> list[Pool]:
                 memory_bytes=chip.memory_bytes if chip else None,
                 price_fen_per_device_hour=row["price_fen_per_device_hour"],
                 source=Source(row["source"]),
+                images=Images(row["images"]),
             )
         )
     return found
@@ -193,6 +194,7 @@ def waiting_job(row: Mapping[Any, Any], spec: JobSpec, left: int | None, gate: G
         request=spec.request,
         money=spec.money,
         stacks=stacks_of(spec),
+        images=images_of(spec),
         attempt=row["attempt"] + 1,
         pending_since=from_ms(row["pending_since_ms"]) if row["pending_since_ms"] else None,
         share_permille=share_permille(spec),
@@ -225,6 +227,11 @@ def share_permille(spec: JobSpec) -> int:
 def stacks_of(spec: JobSpec) -> tuple[str, ...]:
     """Software stacks the job can run on: those of its variants; empty = any, an entrypoint serves them all."""
     return () if spec.entrypoint else tuple(sorted(k for k, v in spec.variants.items() if v.run))
+
+
+def images_of(spec: JobSpec) -> tuple[str, ...]:
+    """Software stacks for which the job names a container image."""
+    return tuple(sorted(k for k, v in spec.variants.items() if v.image is not None))
 
 
 def running(tx: Connection, only: Collection[str] | None = None) -> list[RunningLease]:

@@ -17,11 +17,11 @@ from scheduler.backfill import FOREVER
 from scheduler.capacity import Capacity
 from scheduler.columns import UNKNOWN, Ints, NodeColumns
 from scheduler.job import Alternative
-from scheduler.node import Node, NodeId, Pool, PoolId
+from scheduler.node import Images, Node, NodeId, Pool, PoolId
 from scheduler.packing import Packing
 from scheduler.plan import Candidate
 from scheduler.shape import WHOLE, JobClass, MemberShape
-from scheduler.snapshot import MixShape
+from scheduler.snapshot import MixShape, WaitingJob
 from scheduler.topology import INSIDE, LEVELS, largest_group, level_of, parts
 from scheduler.waiting import Registry
 
@@ -212,13 +212,13 @@ class Zone:
         return self._domains
 
     def _ways_of(self, found: JobClass) -> list[Way]:
-        key = (found.request.alternatives, found.stacks)
+        key = (found.request.alternatives, found.stacks, found.images)
         if key not in self._pairs:
             self._pairs[key] = [
                 (index, number)
                 for index, alternative in enumerate(found.request.alternatives)
                 for number, pool in enumerate(self.pools)
-                if matches(alternative, pool) and runs_on(found.stacks, pool)
+                if matches(alternative, pool) and runs_on(found, pool) and images_fit(found, pool)
             ]
         shapes = [found.shape(alternative) for alternative in found.request.alternatives]
         return [
@@ -259,9 +259,19 @@ def matches(alternative: Alternative, pool: Pool) -> bool:
     return least is None or (pool.memory_bytes is not None and pool.memory_bytes >= least)
 
 
-def runs_on(stacks: Sequence[str], pool: Pool) -> bool:
-    """The job has a command for the pool's software stack; () = one command for all."""
-    if not stacks:
+def runs_on(job: WaitingJob | JobClass, pool: Pool) -> bool:
+    """The job has a command for the pool's software stack (stacks (): one for all)."""
+    if not job.stacks:
         return True
     chip = load_catalog().get(pool.model)
-    return chip is not None and chip.stack in stacks
+    return chip is not None and chip.stack in job.stacks
+
+
+def images_fit(job: WaitingJob | JobClass, pool: Pool) -> bool:
+    """The job names a container image for the pool's software stack where images are run, and none where they are not."""
+    if pool.images is Images.EITHER:
+        return True
+    if not job.images:
+        return pool.images is Images.NONE
+    chip = load_catalog().get(pool.model)
+    return (chip is not None and chip.stack in job.images) is (pool.images is Images.REQUIRED)

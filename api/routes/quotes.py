@@ -100,6 +100,7 @@ def waiting_job(spec: JobSpec, firm: FirmId, now: datetime, data: Mapping[str, i
         request=spec.request,
         money=spec.money,
         stacks=view.stacks_of(spec),
+        images=view.images_of(spec),
         share_permille=view.share_permille(spec),
         min_nodes=spec.gang_min_nodes if spec.gang_min_nodes < spec.nodes else None,
         workload=profile_name(firm, spec.workload),
