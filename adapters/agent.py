@@ -1,7 +1,7 @@
 """Agent: tells the platform what devices a node has, what they read, and what befell them.
 
 Knows only devices; in-process or on its own. What cannot be delivered waits in a backlog (backlog.py); what holds the
-devices is sworn to by a witness (witness.py).
+devices is sworn to by a witness (witness.py), what the platform asks is answered by a respondent (respondent.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from adapters.device_event import DeviceEvent, EventReader
 from adapters.fault import Faults
 from adapters.link import Link
 from adapters.process import ProcessUse
+from adapters.respondent import Asked, Respondent
 from adapters.sample import Sample
 from adapters.survey import Attest, Closing, problems_of, read_links, read_processes
 from adapters.witness import Witness
@@ -37,7 +38,9 @@ class Push(Protocol):
     then come again.
     """
 
-    def heartbeat(self, node: str, devices: Sequence[Accelerator], at: datetime) -> None: ...
+    def heartbeat(self, node: str, devices: Sequence[Accelerator], at: datetime) -> Asked | None:
+        """The answer: what the platform asks of the node now."""
+        ...
 
     def samples(self, node: str, batch: Sequence[Sample], events: Sequence[DeviceEvent] = ()) -> None: ...
 
@@ -94,7 +97,8 @@ class Agent:
     adapters: those of this host; an absent vendor is skipped, a failing one hides no other.
 
     clock: gives aware UTC. capacity: reports that may wait, at least 2; backlog: where they wait, memory unless given.
-    witness: signs which allocations hold the devices; None: nothing is sworn to. attest: compares devices with the
+    witness: signs which allocations hold the devices; None: nothing is sworn to. respondent: answers the platform's challenges;
+    None: they stay unanswered. attest: compares devices with the
     bus; None: they stay as their adapters name them. faults: what befell devices. detailed: whether processes and links
     are read too, for `scene`.
     """
@@ -110,12 +114,14 @@ class Agent:
         capacity: int = CAPACITY,
         backlog: Backlog | None = None,
         witness: Witness | None = None,
+        respondent: Respondent | None = None,
         attest: Attest | None = None,
         faults: Faults | None = None,
         detailed: bool = False,
     ) -> None:
         self._backlog = backlog if backlog is not None else Backlog(capacity=capacity)
         self._witness, self._attest, self._detailed = witness, attest, detailed
+        self._respondent = respondent
         self._faults = faults if faults is not None else Faults()
         self._node, self._adapters, self._push, self._clock = node, tuple(adapters), push, clock
         self._known: dict[int, tuple[Accelerator, ...]] = {}  # adapter's place → its devices when last read
@@ -134,9 +140,11 @@ class Agent:
         """The platform has heard which devices the node has; False when it could not be told.
 
         Devices that an adapter showed before and cannot read now are still named, with a problem and unknown
-        health: a broken tool is not an empty node. A device with a fatal event is named as failed.
+        health: a broken tool is not an empty node. A device with a fatal event is named as failed. What the platform asks in
+        its answer is answered, with the devices that were read just now.
         """
         devices: list[Accelerator] = []
+        read: set[str] = set()
         for place, adapter in enumerate(self._adapters):
             try:
                 found = adapter.inventory() if adapter.probe().available else None
@@ -147,12 +155,16 @@ class Agent:
             if found is not None:
                 self._known[place] = found
                 devices += found
+                read |= {device.uuid for device in found}
             else:
                 devices += [_doubted(device) for device in self._known.get(place, ())]
         told = [self._faults.judge(device) for device in self._compared(devices)]
         self._scene = replace(self._scene, devices=tuple(told))
         self._see_links(told)
-        return self._deliver(partial(self._push.heartbeat, self._node, tuple(told), now)) is None
+        asked: list[Asked | None] = []
+        problem = self._deliver(lambda: asked.append(self._push.heartbeat(self._node, tuple(told), now)))
+        self._respond(asked[0] if asked else None, [device for device in told if device.uuid in read])
+        return problem is None
 
     def attest(self) -> int:
         """What holds the node's devices now is on disk, signed, and sent unless the platform is away.
@@ -238,6 +250,8 @@ class Agent:
                     adapter.close()
                 except Exception as error:  # noqa: BLE001  we end in any case
                     self._note("close", 0, (f"{adapter.vendor}: {error}",))
+        if self._respondent is not None:
+            self._respondent.close()
         if self._witness is not None:
             self._witness.close()
 
@@ -262,6 +276,15 @@ class Agent:
     def scene(self) -> Scene:
         """What the agent saw last. Safe from any thread; the scene does not change."""
         return self._scene
+
+    def _respond(self, asked: Asked | None, devices: Sequence[Accelerator]) -> None:
+        if asked is None:
+            return
+        if self._respondent is None:
+            self._note("challenge", 0, ("the platform asks for evidence, and this agent has no key to answer with",))
+            return
+        self._respondent.answer(asked, devices)
+        self._note("challenge", 0, self._respondent.problems)
 
     def _compared(self, devices: Sequence[Accelerator]) -> Sequence[Accelerator]:
         if self._attest is None:

@@ -6,8 +6,10 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from api.direct import Direct
 from api.pages import router as pages
 from api.problems import install
+from api.published import Published
 from api.routes import (
     agents,
     benchmarks,
@@ -42,7 +44,9 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.tailer = Tailer(services.database)
+    app.state.published = Published(services)
     install(app)
+    app.add_middleware(Direct, functions=public.DIRECT)
     for module in (
         public,
         jobs,

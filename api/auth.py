@@ -128,6 +128,9 @@ ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/agents/benchmarks"): frozenset({"agent", "operator"}),
     ("POST", "/v1/agents/{node}/challenge"): frozenset({"agent", "operator", "provider"}),
     ("POST", "/v1/agents/{node}/evidence"): frozenset({"agent"}),
+    ("POST", "/v1/agents/{node}/kernels/{challenge}"): frozenset({"agent"}),
+    ("POST", "/v1/agents/{node}/kernels/{challenge}/answer"): frozenset({"agent"}),
+    ("GET", "/v1/agents/{node}/challenges"): ZONE | {"provider"},
     ("GET", "/v1/evidence"): ZONE | {"provider"},
     ("GET", "/v1/evidence/{device:path}"): ZONE | {"provider"},
     ("POST", "/v1/evidence/{device:path}/fingerprint"): frozenset({"agent", "operator", "provider"}),
@@ -147,7 +150,8 @@ ROUTE_ROLES: dict[tuple[str, str], frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who asks. tenant: the firm's or provider's id, None for zone roles; key_id scopes idempotency keys."""
+    """Who asks. tenant: the firm's or provider's id, of an agent its node, None for zone roles; key_id scopes idempotency
+    keys."""
 
     role: str
     tenant: str | None
@@ -164,6 +168,11 @@ class Principal:
         return (self.tenant or "") if self.role in TENANT_ROLES else None
 
     @property
+    def node(self) -> str | None:
+        """The only node this agent may speak for; None for other roles, and for an agent's key made before keys were bound."""
+        return self.tenant if self.role == "agent" else None
+
+    @property
     def actor(self) -> Actor:
         """The principal as the one who acts on a case."""
         return Actor(by=self.key_id, role=self.role)
@@ -175,10 +184,10 @@ class Principal:
 
 
 def mint_key(tx: Connection, *, name: str, role: str, tenant: str | None, now: datetime) -> str:
-    """A new key, returned this once; only its SHA-256 is stored."""
+    """A new key, returned this once; only its SHA-256 is stored. tenant: of an agent the node that it speaks for; None: for any."""
     if role not in ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
-    if (role in TENANT_ROLES) != (tenant is not None):
+    if role != "agent" and (role in TENANT_ROLES) != (tenant is not None):
         raise ValueError(f"role {role} {'needs' if role in TENANT_ROLES else 'has no'} tenant")
     identity = f"key_{uuid_utils.uuid7()}"
     secret = f"yk_{secrets.token_urlsafe(32)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from adapters.chain import timestamp
 from adapters.device_event import DeviceEvent
 from adapters.event import public_text
 from adapters.reading import event_document, partition_document, sample_document
+from adapters.respondent import Asked, KernelAsked
 from adapters.sample import Sample
 from metering.enrolment import proof
 
@@ -27,11 +28,30 @@ class HttpPush:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._http = httpx.Client(base_url=server, headers=headers, timeout=10.0, transport=transport)
 
-    def heartbeat(self, node: str, devices: Sequence[Accelerator], at: datetime) -> None:
-        """The node is alive and holds these devices."""
-        self._post(
-            "/v1/agents/heartbeat", {"node": node, "at": timestamp(at), "devices": [_device(d) for d in devices]}
+    def heartbeat(self, node: str, devices: Sequence[Accelerator], at: datetime) -> Asked | None:
+        """The node is alive and holds these devices; what the platform asks of it now."""
+        told = {"node": node, "at": timestamp(at), "devices": [_device(d) for d in devices]}
+        asked = self._post("/v1/agents/heartbeat", told).get("challenge")
+        if not asked:
+            return None
+        kernel = asked["kernel"]
+        return Asked(
+            nonce=asked["nonce"],
+            kernel=None if kernel is None else KernelAsked(id=kernel["id"], device=kernel["device"]),
         )
+
+    def statement(self, node: str, document: Mapping[str, Any], key: str, signature: str) -> None:
+        """What the node swears to over the platform's nonce (adapters.respondent.Answers)."""
+        self._post(f"/v1/agents/{node}/evidence", {"statement": dict(document), "key": key, "signature": signature})
+
+    def begin(self, node: str, challenge: str) -> Mapping[str, Any]:
+        """The kernel's nonce and size; its time runs."""
+        return dict(self._post(f"/v1/agents/{node}/kernels/{challenge}", {}))
+
+    def kernel(self, node: str, challenge: str, answer: Mapping[str, Any] | None, reason: str | None) -> None:
+        """The kernel's answer, or why there is none."""
+        body = {"answer": None if answer is None else dict(answer), "reason": reason}
+        self._post(f"/v1/agents/{node}/kernels/{challenge}/answer", body)
 
     def samples(self, node: str, batch: Sequence[Sample], events: Sequence[DeviceEvent] = ()) -> None:
         """These readings are kept, and what drivers said of devices."""

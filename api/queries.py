@@ -8,14 +8,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, select
 
+from adapters.accelerator import Origin
 from adapters.catalog import Catalog
 from adapters.chain import timestamp
-from api.texts import pending_words
+from adapters.device_problem import coded
+from api.texts import pending_words, text
 from metering import benchmark, standing
 from metering import store as money
 from metering.budget import VoucherBudget
+from metering.evidence_pools import levels_of_pools
 from metering.facts import holds_at
 from metering.offer import capacity_of, listing_of
+from metering.offer_evidence import evidence_of
 from metering.parameters import Registry
 from metering.schema import facts as fact_rows
 from metering.schema import prices, rights
@@ -187,13 +191,25 @@ def nodes(tx: Connection, provider: str | None) -> list[dict[str, Any]]:
     kept = ("uuid", "idx", "vendor", "model", "model_raw", "serial", "pci_bdf", "memory_total_bytes", "driver_version",
             "health", "health_code", "source", "evidence_level")  # fmt: skip
     for row in tx.execute(select(work.devices).order_by(work.devices.c.node, work.devices.c.idx)).mappings():
-        device = {**{k: row[k] for k in kept}, "problems": json.loads(row["problems"])}
+        said = json.loads(row["problems"])
+        device = {**{k: row[k] for k in kept}, "problems": said, "problems_told": [_told(one) for one in said]}
         device |= {"partition": json.loads(row["partition"] or "null"), "leasable": bool(row["leasable"])}
         by_node.setdefault(row["node"], []).append(device)
     return [
         {**_shown(row), "schedulable": bool(row["schedulable"]), "devices": by_node.get(row["id"], [])}
         for row in tx.execute(query).mappings()
     ]
+
+
+def _told(said: str) -> dict[str, Any]:
+    """A problem of a device as a code with facts, and its text in both languages; the adapter's own words stay a fact."""
+    problem = coded(said)
+    code = f"device.problem.{problem.code}"
+    return {
+        "code": problem.code,
+        "facts": dict(problem.facts),
+        "text": {lang: text(code, problem.facts, lang) for lang in ("zh", "en")},
+    }
 
 
 def facts(tx: Connection) -> list[dict[str, Any]]:
@@ -226,12 +242,16 @@ def listings(tx: Connection, budget: VoucherBudget, catalog: Catalog, now: Any) 
         by_pool.setdefault(row.pool, []).append({"node": row.node, "held": row.uuid in held, "usable": usable})
     found = []
     measured = benchmark.measured(benchmark.latest(tx), catalog)
+    levels = levels_of_pools(tx, now)
     for pool in tx.execute(select(work.pools).where(work.pools.c.listed == 1).order_by(work.pools.c.id)).mappings():
         origin = budget.origin(pool["vendor"], pool["model"], now)
+        shown = evidence_of(pool, levels.get(pool["id"], ()), budget.policy, budget.register, now)
         papers = holds_at(standing.eligible_intervals(tx, "site", pool["site"]), now)
-        rate = (budget.policy.rate_bp(origin, now) or 0) if budget.policy.in_force_at(now) else 0
+        billed_as = Origin(shown["billed_as"])
+        rate = (budget.policy.rate_bp(billed_as, now) or 0) if budget.policy.in_force_at(now) else 0
         found.append(
             listing_of(_shown(pool), origin, catalog.get(pool["model"]), by_pool.get(pool["id"], []), rate, papers)
+            | {"evidence": shown}
             | benchmark.beside(
                 catalog.get(pool["model"]), measured.get(pool["id"]), whole=pool["source"] == "simulated"
             )

@@ -235,6 +235,7 @@ class Key(Body):
     name: Name
     role: Literal["provider", "firm", "operator", "reviewer", "finance", "auditor", "agent"]
     tenant: str | None = None
+    node: Id | None = None  # of an agent: the one that it speaks for
 
 
 class Heartbeat(Body):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import structlog
+from sqlalchemy.exc import OperationalError
+
 from scheduler.database import Database
 from scheduler.journal import head
 
+log = structlog.get_logger("tailer")
 PERIOD_S = 0.25
 
 
@@ -31,7 +35,10 @@ class Tailer:
         pause = threading.Event()
         while True:
             pause.wait(PERIOD_S)
-            self.latest = max(self.latest, self._read())
+            try:
+                self.latest = max(self.latest, self._read())
+            except OperationalError as problem:  # the server is away; whoever watches here goes on when it is back
+                log.warning("database_away", problem=str(problem.orig))
 
     def _read(self) -> int:
         with self.database.read() as tx:

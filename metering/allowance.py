@@ -18,6 +18,7 @@ from adapters.chain import instant, timestamp
 from metering import store
 from metering.evidence import courses
 from metering.evidence_level import Step, verdict_at
+from metering.evidence_pools import levels_of_pools
 from metering.parameters import Policy
 from metering.parameters.policy import LEVEL_FOR_RATE, LEVEL_FOR_SUBSIDY, LEVEL_TO_LIST
 from scheduler import places
@@ -110,12 +111,13 @@ def _held(tx: Connection, leases: set[str]) -> dict[str, list[str]]:
 
 
 def pools_below(tx: Connection, policy: Policy, now: datetime) -> frozenset[str]:
-    """The pools a quote cannot promise the domestic rate for: those with a device that is not shown well enough now."""
+    """The pools a quote cannot promise the domestic rate for: those with a device to lease that is not shown well enough now."""
     level = level_asked(policy, LEVEL_FOR_RATE, now)
     if not level:
         return frozenset()
-    real = select(pools.c.id).where(pools.c.source != Source.SIMULATED.value).order_by(pools.c.id)
-    return frozenset(pool for pool in tx.execute(real).scalars().all() if _below(tx, level, now, pool=pool))
+    counts = levels_of_pools(tx, now)
+    real = tx.execute(select(pools.c.id).where(pools.c.source != Source.SIMULATED.value)).scalars()
+    return frozenset(pool for pool in real if any(counts.get(pool, ())[:level]))
 
 
 # --- the listing and the subsidy ------------------------------------------------------------------

@@ -119,10 +119,11 @@ def latest(tx: Connection) -> list[dict[str, Any]]:
 
 
 def measured(results: Iterable[Mapping[str, Any]], catalog: Catalog) -> dict[str, dict[str, Any]]:
-    """By pool, over the last results of its devices: {devices, fp16_tflops, memory_bandwidth_gbs, oldest_at, newest_at}.
+    """By pool, over the last results of its devices: {devices, fp16_tflops, memory_bandwidth_gbs, oldest_at, newest_at, newest}.
 
     Medians over devices: of each the faster of fp16 and bf16, and of copy and triad. None where none was measured. Results
-    outside their model's band do not count, nor does a figure above the maker's by more than a twentieth.
+    outside their model's band do not count, nor does a figure above the maker's by more than a twentieth. newest: the device of the
+    newest result and the hashes of its document and raw log; those of the others are in /v1/benchmarks.
     """
     by_pool: dict[str, list[Mapping[str, Any]]] = {}
     for one in results:
@@ -139,6 +140,10 @@ def measured(results: Iterable[Mapping[str, Any]], catalog: Catalog) -> dict[str
             ),
             "oldest_at": min(one["at"] for one in mine),
             "newest_at": max(one["at"] for one in mine),
+            "newest": {
+                name: max(mine, key=lambda one: (one["at"], one["device"]))[name]
+                for name in ("device", "document_sha256", "log_sha256")
+            },
         }
     return found
 
@@ -146,9 +151,18 @@ def measured(results: Iterable[Mapping[str, Any]], catalog: Catalog) -> dict[str
 def beside(chip: Chip | None, found: Mapping[str, Any] | None, *, whole: bool) -> dict[str, Any]:
     """What a listing says of one device: {nominal: the maker's figures, measured: see above, None = never measured}.
 
+    measured.percent_of_peak: each measured figure in percent of the nominal one, to a tenth; None where either is unknown.
     whole: the pool's devices are whole packages, as declared ones are, and not dies.
     """
-    return {"nominal": _nominal(chip, whole=whole), "measured": None if found is None else dict(found)}
+    nominal = _nominal(chip, whole=whole)
+    if found is None:
+        return {"nominal": nominal, "measured": None}
+    percent = {name: _percent(found[name], peak) for name, peak in nominal.items()}
+    return {"nominal": nominal, "measured": {**found, "percent_of_peak": percent}}
+
+
+def _percent(value: float | None, peak: float | None) -> float | None:
+    return None if value is None or not peak else round(value * 100 / peak, 1)
 
 
 def _nominal(chip: Chip | None, *, whole: bool) -> dict[str, float | None]:

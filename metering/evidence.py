@@ -30,7 +30,8 @@ from metering.attestation import check_claims
 from metering.enrolment import keys_of
 from metering.event_schema import agent_keys
 from metering.evidence_level import VERSION, Kind, Record, Step, course, verdict_at
-from metering.evidence_schema import evidence_challenges, evidence_records
+from metering.evidence_pools import AT_ONCE
+from metering.evidence_schema import evidence_challenges, evidence_records, node_challenges
 from metering.parameters import Policy
 from metering.parameters.policy import EVIDENCE_LASTS
 from scheduler import journal, places
@@ -74,22 +75,32 @@ def answer_challenge(
     """What the statement shows is on record, and the nonce is used up: {node, sha256, devices: [{device, level, because}], …}.
 
     key, signature: of the node's enrolled key; both None = unsigned, which shows the bus (L2) and no more. `unknown`: devices of
-    the statement that the platform does not have on this node. A device that bus and tool contradict becomes suspect.
+    the statement that the platform does not have on this node. A device that bus and tool contradict becomes suspect. Of a nonce
+    that the platform gave out by itself the answer replaces what was said before: a device that it leaves out, or confirms no more,
+    shows no more than that from now on.
     Refusals: CHALLENGE_UNKNOWN, CHALLENGE_USED, CHALLENGE_EXPIRED, EVIDENCE_OF_ANOTHER_NODE, KEY_UNKNOWN, KEY_REVOKED,
-    EVIDENCE_SIGNATURE_INVALID, SIMULATED_NEEDS_DEMO_LEDGER.
+    EVIDENCE_SIGNATURE_INVALID, CHALLENGE_NEEDS_SIGNATURE, SIMULATED_NEEDS_DEMO_LEDGER.
     """
     if statement.node != node:
         return Refusal(code="EVIDENCE_OF_ANOTHER_NODE", facts={"node": node, "says": statement.node})
     if any(d.source is Source.SIMULATED for d in statement.devices) and store.ledger_mark(tx) != "demo":
         return Refusal(code="SIMULATED_NEEDS_DEMO_LEDGER", facts={"pool": node})
+    asked = _asked(tx, node, statement.nonce)
+    if asked is not None and key is None:
+        return Refusal(code="CHALLENGE_NEEDS_SIGNATURE", facts={"node": node})
     refusal = _unsigned(tx, node, statement, key, signature, now) or _use_nonce(tx, node, statement.nonce, now)
     if refusal is not None:
         return refusal
+    if asked is not None:
+        _answered(tx, node, asked, now)
     known = {row["uuid"]: row for row in tx.execute(select(devices).where(devices.c.node == node)).mappings()}
     told, unmanaged = attest(statement.devices, statement.functions, bare_metal=statement.bare_metal)
     drivers = {function.bdf: function.driver for function in statement.functions}
     kind = Kind.OBSERVED if key is None else Kind.SIGNED
     doubtful: dict[str, tuple[str, ...]] = {}
+    left = {row["uuid"] for row in known.values() if row["source"] != Source.SIMULATED.value} if asked else set()
+    for uuid in sorted(left - {device.uuid for device in told}):
+        lapse(tx, uuid, node, challenge=str(asked), start=now, now=now, by=by)
     for device in told:
         row = known.get(device.uuid)
         if row is None or device.source is Source.SIMULATED or row["source"] == Source.SIMULATED.value:
@@ -100,6 +111,8 @@ def answer_challenge(
             bus = None  # nothing drives it, so nothing on the bus is known to answer for it
         facts = {"bus": bus, "bare_metal": statement.bare_metal, "key": key}
         lasts = _lasts(policy, now)
+        if asked is not None and (bus, statement.bare_metal) != (True, True):
+            lapse(tx, device.uuid, node, challenge=asked, start=now, now=now, by=by)
         if not doubts:
             _record(tx, device.uuid, node, kind, facts, now, by, sha256=statement.sha256, until=lasts, catalog=catalog)
         claims = statement.attestations.get(device.uuid)
@@ -117,6 +130,30 @@ def answer_challenge(
         "unknown": sorted(device.uuid for device in told if device.uuid not in known),
         "unmanaged": list(unmanaged),
     }
+
+
+def _asked(tx: Connection, node: str, nonce: str) -> str | None:
+    """The challenge that the platform drew by itself, if the nonce is of one."""
+    c = node_challenges.c
+    query = select(c.id).where(c.node == node, c.nonce == nonce, c.kind == "statement")
+    found: str | None = tx.execute(query).scalar()
+    return found
+
+
+def _answered(tx: Connection, node: str, challenge: str, now: datetime) -> None:
+    values = {"outcome": "ANSWERED", "ended_at_ms": to_ms(now)}
+    tx.execute(update(node_challenges).where(node_challenges.c.id == challenge).values(**values))
+    review.follow(tx, f"CHALLENGE_UNANSWERED:{node}", "answered", "a later challenge was answered", now)
+
+
+def lapse(tx: Connection, device: str, node: str, *, challenge: str, start: datetime, now: datetime, by: str) -> None:
+    """From start on, what the node swore of the device before no longer counts."""
+    _record(tx, device, node, Kind.LAPSED, {"challenge": challenge}, now, by, start=start)
+
+
+def record_kernel(tx: Connection, device: str, node: str, facts: Mapping[str, Any], *, now: datetime, by: str) -> None:
+    """What the platform's challenge kernel showed of the device is on record. facts: {ok, code, challenge, …}."""
+    _record(tx, device, node, Kind.KERNEL, facts, now, by)
 
 
 def _unsigned(
@@ -204,6 +241,7 @@ def sight(tx: Connection, node: str, inventory: Sequence[Accelerator], *, by: st
         uuid, home = row["uuid"], row["node"]
         if _expected(tx, uuid, node) and not _in_use(tx, uuid):
             tx.execute(update(devices).where(devices.c.uuid == uuid).values(node=node))
+            _record(tx, uuid, node, Kind.MOVED, {"to": node, "arrived": True}, now, by)
             review.follow(tx, f"{MOVED}:{uuid}", "accepted", "maintenance is on record", now)
             continue
         heard = tx.execute(select(nodes.c.heartbeat_at_ms).where(nodes.c.id == home)).scalar()
@@ -314,7 +352,7 @@ def clear(tx: Connection, *, device: str, reason: str, by: str, now: datetime) -
     """
     done = _decide(tx, device, Kind.CLEARED, {"reason": reason}, by=by, now=now)
     if not isinstance(done, Refusal):
-        for code in (SUSPECT, MOVED, "FINGERPRINT_OUT_OF_BAND"):
+        for code in (SUSPECT, MOVED, "FINGERPRINT_OUT_OF_BAND", "KERNEL_FAILED"):
             review.follow(tx, f"{code}:{device}", "cleared", reason, now)
     return done
 
@@ -354,20 +392,27 @@ def _decide(
 def records_of(tx: Connection, uuids: Sequence[str]) -> dict[str, list[Record]]:
     """What is on record of these devices, in order of number; a device without any is left out."""
     c = evidence_records.c
-    query = select(c.seq, c.device, c.kind, c.from_ms, c.to_ms, c.facts).where(c.device.in_(uuids)).order_by(c.seq)
+    query = select(c.seq, c.device, c.kind, c.from_ms, c.to_ms, c.facts).order_by(c.seq)
     found: dict[str, list[Record]] = {}
-    for row in tx.execute(query):
-        record = Record(
-            seq=row.seq, kind=Kind(row.kind), from_ms=row.from_ms, to_ms=row.to_ms, facts=json.loads(row.facts)
-        )
-        found.setdefault(row.device, []).append(record)
+    for part in _parts(uuids):
+        for row in tx.execute(query.where(c.device.in_(part))):
+            record = Record(
+                seq=row.seq, kind=Kind(row.kind), from_ms=row.from_ms, to_ms=row.to_ms, facts=json.loads(row.facts)
+            )
+            found.setdefault(row.device, []).append(record)
     return found
+
+
+def _parts(uuids: Sequence[str]) -> list[Sequence[str]]:
+    """So many at once as a query may name."""
+    return [uuids[start : start + AT_ONCE] for start in range(0, len(uuids), AT_ONCE)]
 
 
 def courses(tx: Connection, uuids: Sequence[str]) -> dict[str, tuple[Step, ...]]:
     """Each known device's verdict over time, in order of uuid. A simulated one is declared throughout."""
-    query = select(devices.c.uuid, devices.c.evidence_level, devices.c.source).where(devices.c.uuid.in_(uuids))
-    rows = list(tx.execute(query.order_by(devices.c.uuid)))
+    query = select(devices.c.uuid, devices.c.evidence_level, devices.c.source)
+    rows = [row for part in _parts(uuids) for row in tx.execute(query.where(devices.c.uuid.in_(part)))]
+    rows.sort(key=lambda row: str(row.uuid))
     told = records_of(tx, [row.uuid for row in rows])
     keys = {str(record.facts["key"]) for records in told.values() for record in records if record.facts.get("key")}
     revoked: dict[str, int] = {}

@@ -18,7 +18,7 @@ from typing import Any
 
 from adapters.accelerator import EvidenceLevel
 
-VERSION = 1  # of these rules; on every record, so that a later set of rules can judge the same facts again
+VERSION = 2  # of these rules; on every record, so that a later set of rules can judge the same facts again
 
 
 class Kind(enum.StrEnum):
@@ -33,6 +33,8 @@ class Kind(enum.StrEnum):
     CLEARED = "cleared"  # a person looked, and what was said against it no longer counts
     WITHDRAWN = "withdrawn"  # an earlier record, by number, no longer counts
     MOVED = "moved"  # maintenance: it may appear on another node
+    LAPSED = "lapsed"  # the node was asked anew: what it said of the device before no longer counts
+    KERNEL = "kernel"  # the platform's challenge kernel on it, right and in time or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,9 @@ class Facts:
 
     reported: a tool lists it. bus: whether the kernel's bus confirms it with a driver bound, None = nothing to compare.
     bare_metal: the host is no virtual machine, None = not known. signed: bus and host were told under the node's key,
-    fresh. fingerprint: its benchmark lies in the model's band, None = never measured. doubts: what contradicts it.
+    fresh. fingerprint: its benchmark lies in the model's band, None = never measured. kernel: the platform's last challenge
+    kernel on it stands, None = never asked. lapsed: the node was asked anew and said nothing of it since. doubts: what
+    contradicts it.
     """
 
     reported: bool = True
@@ -51,6 +55,8 @@ class Facts:
     attested: bool = False
     audited: bool = False
     fingerprint: bool | None = None
+    kernel: bool | None = None
+    lapsed: bool = False
     doubts: tuple[str, ...] = ()
 
 
@@ -71,11 +77,16 @@ def decide(facts: Facts) -> Verdict:
     """The level that these facts come to. More facts in favour never lower it; a doubt always takes all of it away.
 
     A virtual machine's kernel says what the hypervisor wants, so bus and node count for nothing there: L1. A benchmark outside
-    the model's band holds everything at L1 until one lies inside or a person clears it.
+    the model's band, or a challenge kernel answered wrongly or not at all, holds everything at L1 until the next one is right or a
+    person clears it.
     """
     if facts.doubts:
         return Verdict(EvidenceLevel.DECLARED, ("SUSPECT", *facts.doubts))
     level, because = _ladder(facts)
+    if facts.lapsed and level <= EvidenceLevel.TOOL_REPORTED:
+        because = ("CHALLENGE_UNANSWERED", *because)
+    if facts.kernel is False and level > EvidenceLevel.TOOL_REPORTED:
+        level, because = EvidenceLevel.TOOL_REPORTED, ("KERNEL_FAILED", *because)
     if facts.fingerprint is False and level > EvidenceLevel.TOOL_REPORTED:
         return Verdict(EvidenceLevel.TOOL_REPORTED, ("FINGERPRINT_OUT_OF_BAND", *because))
     return Verdict(level, because)
@@ -137,28 +148,47 @@ def course(
     return tuple(found)
 
 
+def standing_at(
+    records: Sequence[Record], base: EvidenceLevel, at_ms: int, *, revoked: Mapping[str, int] | None = None
+) -> tuple[Verdict, int | None]:
+    """(the verdict in force at an instant, the next instant at which it may be another; None = never), as `course` has it.
+
+    records: those that count at the instant or later, in order of number; what ended before changes nothing.
+    """
+    standing = _standing(records, revoked or {})
+    edges = [record.from_ms for record in standing] + [r.to_ms for r in standing if r.to_ms is not None]
+    later = [edge for edge in edges if edge > at_ms]
+    return decide(facts_at(standing, base, at_ms)), min(later, default=None)
+
+
 def verdict_at(steps: Sequence[Step], at_ms: int) -> Verdict:
     """The verdict in force at an instant."""
     return next(step.verdict for step in reversed(steps) if step.start_ms is None or step.start_ms <= at_ms)
 
 
 def facts_at(records: Sequence[Record], base: EvidenceLevel, at_ms: int) -> Facts:
-    """What the records come to at an instant: the newest word on bus and benchmark, every doubt since the last clearing."""
+    """What the records come to at an instant: the best word on the bus since the node was last asked anew, the newest benchmark,
+    every doubt since the last clearing."""
     counting = [record for record in records if record.counts_at(at_ms)]
     cleared = max((r.from_ms, r.seq) for r in [*_of(counting, Kind.CLEARED), _NEVER])
     since = [record for record in counting if (record.from_ms, record.seq) > cleared]
     doubts = [str(doubt) for record in _of(since, Kind.SUSPECT) for doubt in record.facts.get("doubts", ())]
-    told = [record for record in counting if record.kind in (Kind.OBSERVED, Kind.SIGNED)]
+    lapsed = max((r.from_ms, r.seq) for r in [*_of(counting, Kind.LAPSED), _NEVER])
+    fresh = [record for record in counting if (record.from_ms, record.seq) > lapsed]
+    told = [record for record in fresh if record.kind in (Kind.OBSERVED, Kind.SIGNED)]
     best = max(told, key=lambda r: (_worth(r), r.from_ms, r.seq), default=None)
     measured = [r for r in _of(since, Kind.FINGERPRINT) if r.facts.get("within") is not None]
+    kernels = [r for r in _of(since, Kind.KERNEL) if r.facts.get("ok") is not None]
     return Facts(
         reported=base >= EvidenceLevel.TOOL_REPORTED or best is not None,
         bus=None if best is None else best.facts.get("bus"),
         bare_metal=None if best is None else best.facts.get("bare_metal"),
         signed=best is not None and best.kind is Kind.SIGNED,
-        attested=bool(_of(counting, Kind.ATTESTED)),
+        attested=bool(_of(fresh, Kind.ATTESTED)),
         audited=bool(_of(counting, Kind.AUDITED)),
         fingerprint=measured[-1].facts["within"] if measured else None,
+        kernel=kernels[-1].facts["ok"] if kernels else None,
+        lapsed=lapsed > (-1, 0) and not told,
         doubts=tuple(dict.fromkeys(doubts)),
     )
 

@@ -9,7 +9,11 @@ from typing import Any
 
 from sqlalchemy import or_, select
 
+from adapters.accelerator import Origin, Source
+from adapters.catalog import load_catalog
+from metering import benchmark
 from metering import explain_tree as tree
+from metering.evidence_pools import levels_of_pools
 from metering.explain_moves import moved
 from metering.explain_records import TRANSFER, Reader, ruled
 from metering.explain_records import clause as clause_node
@@ -17,6 +21,7 @@ from metering.explain_settlement import Story, read_story
 from metering.explain_tree import Node
 from metering.facts import holds_at
 from metering.ledger import AccountId, Code, Phase, bounded, provider_revenue, spent_of
+from metering.offer_evidence import evidence_of
 from metering.parameters import OriginRegister, Policy
 from metering.parameters.policy import FIRM_CAP, POOL
 from metering.schema import accounts, holds, platform, prices, transfers
@@ -274,6 +279,13 @@ def _listed_rate(
     found = [Node(kind="evidence", title="origin_register", facts={"evidence": verdict})]
     if policy is None:
         return 0, [*found, tree.note("explain.not_recomputed")]
+    levels = levels_of_pools(reader.tx, now).get(pool["id"], ())
+    shown = evidence_of(pool, levels, policy, register, now)
+    found.append(_evidence_leaf(pool, shown))
+    if shown["billed_as"] != origin.value:
+        origin = Origin(shown["billed_as"])
+        found.append(tree.note("explain.evidence_below", {"level": shown["level"], **shown["asked"]}))
+    found += _measured_leaf(reader, pool)
     dated = policy.rate_rows(origin)
     papers = holds_at(eligible_intervals(reader.tx, "site", pool["site"]), now)
     found += ruled(policy, dated.key, dated.row_at(now))
@@ -284,6 +296,23 @@ def _listed_rate(
         found.append(tree.note("POLICY_NOT_IN_FORCE"))
     rate = (policy.rate_bp(origin, now) or 0) if papers and policy.in_force_at(now) else 0
     return rate, found
+
+
+def _evidence_leaf(pool: Mapping[Any, Any], shown: Mapping[str, Any]) -> Node:
+    """How well the pool's devices are shown, what is asked for, and what it allows."""
+    told = {name: shown[name] for name in ("level", "devices_by_level", "asked", "allows", "billed_as")}
+    return Node(kind="evidence", title="evidence_level", facts={"evidence": {"pool": pool["id"], **told}})
+
+
+def _measured_leaf(reader: Reader, pool: Mapping[Any, Any]) -> list[Node]:
+    """What was measured beside the maker's figures; nothing of a pool that was never measured."""
+    catalog = load_catalog()
+    mine = [one for one in benchmark.latest(reader.tx) if one["pool"] == pool["id"]]
+    found = benchmark.measured(mine, catalog).get(pool["id"])
+    if found is None:
+        return []
+    beside = benchmark.beside(catalog.get(pool["model"]), found, whole=pool["source"] == Source.SIMULATED.value)
+    return [Node(kind="evidence", title="benchmark", facts={"evidence": beside})]
 
 
 def _current(reader: Reader) -> Policy | None:

@@ -32,6 +32,8 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "DEVICE_SUSPECT": ("removed", "repaired"),  # what was said against it counts until `evidence clear`
         "DEVICE_MOVED": ("accepted", "returned"),
         "FINGERPRINT_OUT_OF_BAND": ("measured_again", "replaced"),
+        "CHALLENGE_UNANSWERED": ("explained", "removed"),
+        "KERNEL_FAILED": ("measured_again", "replaced"),
         "EVIDENCE_BELOW_LEVEL": ("shown", "delisted"),
     }
 )

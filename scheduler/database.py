@@ -13,51 +13,58 @@ of REPEATABLE READ would be taken before the lock is had. The lock is let go aft
 from __future__ import annotations
 
 import contextlib
+import copy
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
-from scheduler.schema import counters
+import psycopg
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import OperationalError
 
 BUSY_TIMEOUT_S = 30  # other processes (audit, backup) may read meanwhile; writers of this process queue on the lock
 WRITER_LOCK = 0x79697375616E01  # "yisuan" and a number: advisory locks are one name space per PostgreSQL database
-LEADER_LOCK = 0x79697375616E02
-EPOCH = "loop_epoch"
-
-
-class LeadLost(Exception):
-    """Another process has become the loop of this database; what this one was about to write is not written."""
+WRITER_IDLE_S = 8.0  # of a service: its longest computation between two statements of a write, with room to spare
 
 
 class Database:
     """Owns the engine. write(): what was read inside cannot change before the commit."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, writer_idle_s: float | None = None) -> None:
+        """writer_idle_s: PostgreSQL ends a write transaction whose process has said nothing for so long, so that one that
+        is frozen, or whose host is gone, does not keep every other writer waiting; None = never."""
         self.url = url
         self.engine = _engine(url)
         self.postgresql = self.engine.dialect.name == "postgresql"
+        self._lock_sql = f"SELECT pg_advisory_xact_lock({WRITER_LOCK})"
+        if writer_idle_s is not None:
+            idle = f"set_config('idle_in_transaction_session_timeout', '{round(writer_idle_s * 1000)}', true)"
+            self._lock_sql = f"SELECT {idle}, pg_advisory_xact_lock({WRITER_LOCK})"
         self._writer = threading.RLock()
-        self._lead: Connection | None = None
-        self._epoch: int | None = None
+        self._fence: Callable[[Connection], None] | None = None
+        self._stamp_sql = "SELECT pg_current_snapshot()::text" if self.postgresql else "PRAGMA data_version"
+        self._asking = threading.Lock()
+        self._asker: Any = None
+
+    def fenced(self, fence: Callable[[Connection], None]) -> Database:
+        """The same database; `fence` is called first in every write transaction and may refuse it by raising."""
+        other = copy.copy(self)
+        other._fence = fence
+        return other
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A write transaction: committed at the end of the block, rolled back whole on any exception.
-
-        LeadLost if this process was the database's loop and another one has taken over.
-        """
+        """A write transaction: committed at the end of the block, rolled back whole on any exception."""
         options: dict[str, Any] = {"yisuan_write": True}
         if self.postgresql:
             options["isolation_level"] = "READ COMMITTED"
         with self._writer, self.engine.connect().execution_options(**options) as connection, connection.begin():
             if self.postgresql:
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
-                if self._epoch is not None and _epoch(connection) != self._epoch:
-                    raise LeadLost(f"another process is the loop of {self.engine.url!r}")
+                connection.exec_driver_sql(self._lock_sql)
+            if self._fence is not None:
+                self._fence(connection)
             yield connection
 
     @contextmanager
@@ -67,65 +74,40 @@ class Database:
         with self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
-    def lead(self) -> bool:
-        """This process is the database's loop afterwards, till it closes; False if another one is.
+    def stamp(self) -> str:
+        """Two equal stamps: nothing was committed in between, by whomever. Reads no table and waits for nobody.
 
-        PostgreSQL: a session's advisory lock elects, an epoch in `counters` fences. A server restart frees the lock;
-        calling again takes it back, and if another process was quicker every write() of this one raises LeadLost.
-        SQLite: always True, the data directory's lock file has elected already.
+        PostgreSQL: the current snapshot, which names every transaction that has an id and is not over; what writes has
+        one. SQLite: PRAGMA data_version, which changes with every commit of another connection, and this one never writes.
         """
-        if not self.postgresql:
-            return True
-        if self._lead is not None and _alive(self._lead):
-            return True
-        self._drop_lead()
-        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LEADER_LOCK})").scalar_one():
-            connection.close()
-            return False
-        self._lead = connection
-        try:
-            with self.write() as tx:
-                epoch = _next_epoch(tx)
-        except BaseException:
-            self._drop_lead()
-            raise
-        self._epoch = epoch
-        return True
+        with self._asking:
+            try:
+                if self._asker is None:
+                    self._asker = self._bare()
+                return str(self._asker.execute(self._stamp_sql).fetchone()[0])
+            except DRIVER_ERRORS as problem:
+                self._forget_asker()
+                raise OperationalError(self._stamp_sql, None, problem) from problem
+
+    def _bare(self) -> Any:
+        """A driver's own connection outside the pool, on which every statement is its own transaction."""
+        pooled = self.engine.raw_connection()
+        bare: Any = pooled.driver_connection
+        pooled.detach()
+        if self.postgresql:
+            bare.autocommit = True
+        return bare
 
     def close(self) -> None:
-        self._drop_lead()
-        self._epoch = None
+        with self._asking:
+            self._forget_asker()
         self.engine.dispose()
 
-    def _drop_lead(self) -> None:
-        connection, self._lead = self._lead, None
-        if connection is not None:
-            with contextlib.suppress(SQLAlchemyError):  # at once, not when the server has noticed that we are gone
-                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LEADER_LOCK})")
-            connection.invalidate()  # the session ends, and its lock with it; a pooled one would keep it
-            connection.close()
-
-
-def _epoch(tx: Connection) -> int:
-    return int(tx.execute(select(counters.c.value).where(counters.c.name == EPOCH)).scalar() or 0)
-
-
-def _next_epoch(tx: Connection) -> int:
-    after = _epoch(tx) + 1
-    if after == 1:
-        tx.execute(insert(counters).values(name=EPOCH, value=after))
-    else:
-        tx.execute(update(counters).where(counters.c.name == EPOCH).values(value=after))
-    return after
-
-
-def _alive(connection: Connection) -> bool:
-    try:
-        connection.exec_driver_sql("SELECT 1")
-    except DBAPIError:
-        return False
-    return True
+    def _forget_asker(self) -> None:
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            with contextlib.suppress(*DRIVER_ERRORS):
+                asker.close()
 
 
 def _engine(url: str) -> Engine:
@@ -153,21 +135,31 @@ def _sqlite(url: str) -> Engine:
     return engine
 
 
+DRIVER_ERRORS = (sqlite3.Error, psycopg.Error)
+IDLE_IN_TRANSACTION = "25P03"  # idle_in_transaction_session_timeout
+CLIENT = {  # the same the other way round: a server or a network that is gone is noticed within 10 s
+    "connect_timeout": 5,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 8000,
+}
+
+
 def _postgresql(url: str) -> Engine:
     if url.startswith("postgresql://"):
         url = "postgresql+psycopg://" + url.removeprefix("postgresql://")
     # pool_pre_ping: after a restart of the server the next transaction finds it again. 40 threads serve routes.
-    engine = create_engine(
-        url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args={"connect_timeout": BUSY_TIMEOUT_S}
-    )
+    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args=CLIENT)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         settings = [
             f"lock_timeout = '{BUSY_TIMEOUT_S}s'",
-            "tcp_keepalives_idle = 30",  # a writer whose machine lost power holds the lock for a minute, not for hours
-            "tcp_keepalives_interval = 10",
-            "tcp_keepalives_count = 3",
+            "tcp_keepalives_idle = 4",  # a session whose machine lost power is gone within 10 s, with what it locked
+            "tcp_keepalives_interval = 2",
+            "tcp_keepalives_count = 2",
+            "tcp_user_timeout = 8000",  # also where the server was in the middle of an answer
         ]
         with connection.cursor() as cursor:
             # off or local: a commit is acknowledged before it is on the disk, or on the standby the operator asked for
@@ -176,5 +168,12 @@ def _postgresql(url: str) -> Engine:
             for setting in settings:
                 cursor.execute(f"SET {setting}")
         connection.commit()
+
+    @event.listens_for(engine, "handle_error")
+    def _away(context: ExceptionContext) -> BaseException | None:
+        # The server ended the session; the driver calls just this one of the ways it can do so an internal error.
+        said = context.original_exception
+        away = getattr(said, "sqlstate", None) == IDLE_IN_TRANSACTION
+        return OperationalError(context.statement, None, said) if away else None
 
     return engine

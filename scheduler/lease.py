@@ -140,7 +140,7 @@ class Observation:
     lease: LeaseId
     members: tuple[MemberStatus, ...]
     report: Report | None = None
-    now_ms: int | None = None
+    now_ms: int | None = field(default=None, compare=False)  # when it was asked, not what was seen
 
     @property
     def all_running_or_done(self) -> bool:

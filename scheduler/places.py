@@ -14,6 +14,7 @@ from adapters.accelerator import Accelerator, Health
 from adapters.device_event import DeviceEvent, Severity
 from adapters.reading import partition_document, sample_document
 from adapters.sample import Sample
+from adapters.smi import MIG_ON
 from scheduler.clock import to_ms
 from scheduler.refusal import Refusal
 from scheduler.schema import device_events, devices, nodes, pools, queues, samples
@@ -33,6 +34,7 @@ def add_pool(
     source: str,
     price_fen_per_device_hour: int,
     now: datetime,
+    images: str = "none",
 ) -> Refusal | None:
     """The pool exists afterwards; adding an equal one again changes nothing, another under its id is refused."""
     wanted = {
@@ -50,7 +52,9 @@ def add_pool(
         different = sorted(k for k, v in wanted.items() if row[k] != v)
         return Refusal(code="POOL_EXISTS", facts={"pool": id, "different": different}) if different else None
     tx.execute(
-        insert(pools).values(**wanted, price_fen_per_device_hour=price_fen_per_device_hour, created_at_ms=to_ms(now))
+        insert(pools).values(
+            **wanted, images=images, price_fen_per_device_hour=price_fen_per_device_hour, created_at_ms=to_ms(now)
+        )
     )
     touch(tx)
     return None
@@ -91,7 +95,8 @@ def add_node(
 def heartbeat(tx: Connection, node: str, inventory: Sequence[Accelerator], at: datetime) -> Refusal | None:
     """The node was alive at `at` and held these devices; an unknown node, or a device of another one, is refused.
 
-    A device that the node had and does not name any more is not leased again until it is named; an inventory of
+    A device that the node had and does not name any more is not leased again until it is named, nor is a whole one that is
+    split, or set to be split and has no part yet (MIG on: nothing can run on it); an inventory of
     nothing only says that the node is alive.
     """
     if tx.execute(select(nodes.c.id).where(nodes.c.id == node)).first() is None:
@@ -243,7 +248,9 @@ def _put_devices(tx: Connection, node: str, inventory: Sequence[Accelerator]) ->
                 "problems": text_of(list(device.problems)),
                 "health_code": device.health_code,
                 "partition": text_of(partition_document(device.partition)) if device.partition else None,
-                "leasable": int(device.uuid not in parents),
+                "leasable": int(
+                    device.uuid not in parents and not (device.partition is None and MIG_ON in device.problems)
+                ),
             },
             key=("uuid",),
         )

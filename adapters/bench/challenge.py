@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from adapters.bench.question import FASTER_THAN_PEAK, Challenge, Verdict
+from adapters.bench.question import FASTER_THAN_PEAK, LIMIT_S, Challenge, Verdict
 from adapters.bench.stack import Array, Stack, Unsupported
 from adapters.bench.timing import Clock, significant
 
-LIMIT_S = 5.0  # from the asking to the answer, the start of a process and its library inside
 ROWS_CHECKED = 16
 PRECISIONS = ("fp16", "fp32")  # the first that the stack has
 

@@ -9,6 +9,7 @@ from typing import Any
 
 NONCE = re.compile(r"[A-Za-z0-9_.=+-]{8,128}")
 FASTER_THAN_PEAK = 1.05  # no device outdoes its maker's dense figure by more than a boost clock's few per cent
+LIMIT_S = 5.0  # from the asking to the answer; a process that has its library loaded needs a small part of it
 SIZE_RANGE, DEPTH_RANGE = (64, 4096), (1, 64)
 
 

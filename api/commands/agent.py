@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from adapters.adapter import Adapter
     from adapters.agent import Agent
     from adapters.backlog import Backlog
+    from adapters.deadline import Worker
     from adapters.fault import Faults
+    from adapters.respondent import Respondent
     from adapters.witness import Host, Witness
     from api.push import HttpPush
 
@@ -49,6 +52,10 @@ def agent(
     declare: Annotated[
         Path | None, typer.Option(help="A file that declares simulated devices; a demo ledger takes them, no other.")
     ] = None,
+    kernel_python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="An interpreter (3.11 or later) whose library runs the platform's kernels."),
+    ] = None,
     forget_faults: Annotated[
         bool, typer.Option("--forget-faults", help="Devices with fatal events were reset or replaced: use them again.")
     ] = False,
@@ -77,6 +84,7 @@ def agent(
         push,
         assignments,
         witness=witness,
+        respondent=respondent_of(node, directory, assignments, adapters, push, kernel_python),
         backlog=backlog,
         faults=faults,
         attest=attest_here,
@@ -175,6 +183,47 @@ def witness_of(
         return Witness(node, directory, assignments, push.events, host)
     except (SpoolBusy, SpoolDamaged, ValueError) as problem:
         raise Failure(word("cli.agent.spool", path=str(directory)), why=str(problem), code=UNAVAILABLE) from None
+
+
+def respondent_of(
+    node: str,
+    directory: Path,
+    assignments: Path | None,
+    adapters: list[Adapter],
+    push: HttpPush,
+    python: str | None = None,
+) -> Respondent | None:
+    """What answers the platform's challenges; None where no key was enrolled to answer with."""
+    from adapters.respondent import Respondent
+    from adapters.witness import load_key
+
+    if not (directory / ENROLLED).exists():
+        return None
+    try:
+        key = load_key(directory)
+        folder = None if python is None else _package(directory)
+    except (OSError, ValueError) as problem:
+        raise Failure(word("cli.agent.spool", path=str(directory)), why=str(problem), code=UNAVAILABLE) from None
+    return Respondent(node, key, push, adapters, assignments, rig=partial(_rig, python, folder))
+
+
+def _package(directory: Path) -> Path:
+    """A folder with our package alone, for another interpreter: it must not find this one's libraries."""
+    import adapters
+
+    folder = directory / "kernel"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    draft = folder / "adapters.draft"
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(Path(str(adapters.__file__)).parent)
+    draft.replace(folder / "adapters")
+    return folder
+
+
+def _rig(python: str | None, folder: Path | None, environment: Mapping[str, str]) -> Worker:
+    from adapters.respondent import rig
+
+    return rig({**environment, **({"PYTHONPATH": str(folder)} if folder else {})}, python)
 
 
 def _tell(running: Agent, stop: threading.Event) -> None:

@@ -128,6 +128,14 @@ def _close(adapters: Sequence[Adapter]) -> None:
             adapter.close()
 
 
+def _problems(said: Sequence[str]) -> str:
+    """What adapters say of a device, in the reader's language; json and csv carry their own words."""
+    from adapters.device_problem import coded
+
+    told = [coded(one) for one in said]
+    return "; ".join(word(f"device.problem.{problem.code}", **problem.facts) for problem in told)
+
+
 def _columns() -> tuple[Column, ...]:
     from api.texts import memory
 
@@ -139,7 +147,7 @@ def _columns() -> tuple[Column, ...]:
         Column(key="origin", title="column.origin", shown=lambda value: word(f"origin.{value}")),
         Column(key="memory_total_bytes", title="column.memory", shown=memory, number=True),
         Column(key="health", title="column.health", shown=lambda value: word(f"health.{value}")),
-        Column(key="problems", title="column.problems", shown="; ".join),
+        Column(key="problems", title="column.problems", shown=_problems),
     )
 
 

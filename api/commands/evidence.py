@@ -21,6 +21,7 @@ FORMS = {
     "show": "DEVICE",
     "challenge": "NODE",
     "answer": "NODE [--directory DIR]",
+    "asked": "NODE",
     "bench": "DEVICE FILE",
     "audit": "DEVICE FILE --reason TEXT --decider WHO --since TIME [--until TIME]",
     "move": "DEVICE NODE --reason TEXT",
@@ -38,6 +39,14 @@ DEVICES = (
     Column(key="vendor", title="column.vendor"),
     Column(key="model", title="column.model"),
     Column(key="source", title="column.source"),
+)
+ASKED = (
+    Column(key="issued_at", title="column.start", shown=moment),
+    Column(key="kind", title="column.kind"),
+    Column(key="device", title="column.device"),
+    Column(key="outcome", title="column.outcome"),
+    Column(key="ended_at", title="column.end", shown=moment),
+    Column(key="id", title="column.id"),
 )
 SINCE = Column(key="from", title="column.start", shown=moment)
 STEPS = (SINCE, LEVEL, BECAUSE)
@@ -76,6 +85,7 @@ def evidence(
     list                             every device's level now
     show DEVICE                      its level over time, its records, and what the register says of its model
     challenge NODE                   a nonce for the node to answer within five minutes
+    asked NODE                       what the platform asked by itself, with what came of it
     answer NODE [--directory DIR]    on the node: ask for a nonce, read devices and bus, sign, and send
     bench DEVICE FILE                compare a `yisuan bench -o json` result with the model's band
     audit DEVICE FILE --reason TEXT --decider WHO --since TIME [--until TIME]
@@ -94,6 +104,8 @@ def evidence(
             show(list(client.items("/v1/evidence")), DEVICES, output)
         elif action == "show":
             _tell(one(client, path("evidence", given[0])), output)
+        elif action == "asked":
+            show(list(client.items(path("agents", given[0], "challenges"))), ASKED, output)
         elif action == "challenge":
             nonce = client.post(path("agents", given[0], "challenge"))
             emit(nonce, Output.JSON if output is Output.TABLE else output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 import sys
@@ -15,10 +16,21 @@ import typer
 from api.commands.console import REFUSED, UNAVAILABLE, USAGE, Failure, Output, language, talk, word
 
 if TYPE_CHECKING:
+    from api.leadership import Leader
     from api.settings import Settings
     from api.wiring import Services
 
 DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; default YISUAN_DATA_DIR.")]
+
+
+class Role(enum.StrEnum):
+    """What a process does of the platform."""
+
+    ALL = "all"
+    API = "api"
+    LOOP = "loop"
+
+
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Default YISUAN_PORT, else 8080.")]
 
 
@@ -41,37 +53,51 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; default YISUAN_HOST, else 127.0.0.1.")] = None,
     port: Port = None,
     data_dir: DataDir = None,
+    role: Annotated[
+        Role | None,
+        typer.Option(help="all: routes, and the loop when its turn comes; api: routes alone; loop: no routes."),
+    ] = None,
 ) -> None:
     """The first start on an empty database mints an operator key and shows it once."""
-    import uvicorn
-
+    settings = _settings(host=host, port=port, data_dir=data_dir, role=role)
+    if settings.role == "loop":
+        _stand_by(settings)
+        return
     from api.app import create_app
-    from api.embedded import EmbeddedAgents
+    from api.server import Server
+    from api.standby import Standby
 
-    services = _build(_settings(host=host, port=port, data_dir=data_dir))
+    services = _assemble(settings)
     _first_key(services)
     stop = stop_on_signals()  # uvicorn raises its signal again when it has ended; what follows must still run
-    thread = threading.Thread(target=services.loop.run, args=(stop, services.settings.tick_ms / 1000), name="loop")
-    settings = services.settings
     talk(word("cli.serve.pages", url=f"http://{settings.host}:{settings.port}/"))
-    EmbeddedAgents(services).start(stop)
-    thread.start()
+    standby = Standby(services) if settings.role == "all" else None
+    thread = threading.Thread(target=standby.run, args=(stop,), name="loop") if standby else None
+    if thread is not None:
+        thread.start()
     try:
-        uvicorn.run(create_app(services), host=settings.host, port=settings.port, log_level="warning")
+        Server(create_app(services), services, stop).run()
     finally:
         stop.set()
-        thread.join()
+        if thread is not None:
+            thread.join()
         services.close()
 
 
 def loop(data_dir: DataDir = None) -> None:
-    """Alone: for a data directory whose routes another process serves."""
-    from api.embedded import EmbeddedAgents
+    """Alone: for a database whose routes other processes serve. Stands by while another process is its loop."""
+    _stand_by(_settings(data_dir=data_dir, role="loop"))
 
-    services = _build(_settings(data_dir=data_dir))
+
+def _stand_by(settings: Settings) -> None:
+    from api.standby import Standby
+
+    services = _assemble(settings)
     stop = stop_on_signals()
-    EmbeddedAgents(services).start(stop)
-    services.loop.run(stop, services.settings.tick_ms / 1000)
+    # In a thread: the handler of a signal runs in the main one, which must not be inside what the handler sets.
+    thread = threading.Thread(target=Standby(services).run, args=(stop,), name="loop")
+    thread.start()
+    thread.join()
     services.close()
 
 
@@ -91,7 +117,7 @@ def migrate(data_dir: DataDir = None) -> None:
     """Safe to repeat."""
     from sqlalchemy.exc import OperationalError
 
-    from api.migrations import upgrade
+    from api.migrations import SchemaNewer, upgrade
     from scheduler.database import Database
 
     settings = _settings(data_dir=data_dir)
@@ -99,12 +125,14 @@ def migrate(data_dir: DataDir = None) -> None:
     database = Database(settings.database_url)
     try:
         upgrade(database)
+    except SchemaNewer as problem:
+        raise _newer(problem) from None
     except OperationalError as problem:
-        what = word("doctor.database.broken", url=settings.database_url, problem=str(problem.orig))
+        what = word("doctor.database.broken", url=_shown(settings), problem=str(problem.orig))
         raise Failure(what, code=UNAVAILABLE) from None
     finally:
         database.close()
-    talk(word("cli.migrated", url=settings.database_url))
+    talk(word("cli.migrated", url=_shown(settings)))
 
 
 def _settings(**given: Any) -> Settings:
@@ -120,19 +148,37 @@ def _settings(**given: Any) -> Settings:
         raise Failure(word("cli.settings.bad"), why="\n".join(lines), do=word("cli.settings.do"), code=USAGE) from None
 
 
-def _build(settings: Settings) -> Services:
+def _assemble(settings: Settings) -> Services:
     from filelock import Timeout
+    from sqlalchemy.exc import OperationalError
 
-    from api.wiring import AnotherLeads, WrongLedger, build
+    from api.migrations import SchemaNewer
+    from api.wiring import WrongKey, WrongLedger, assemble
 
     try:
-        return build(settings)
-    except AnotherLeads as problem:
-        raise Failure(word("cli.led"), why=str(problem), code=UNAVAILABLE) from None
+        return assemble(settings)
+    except SchemaNewer as problem:
+        raise _newer(problem) from None
     except Timeout as problem:
         raise Failure(word("cli.locked", path=str(settings.data_dir)), why=str(problem), code=UNAVAILABLE) from None
+    except WrongKey as problem:
+        raise Failure(word("cli.key.other"), why=str(problem), do=word("cli.key.other.do"), code=USAGE) from None
     except WrongLedger as problem:
         raise Failure(word("cli.ledger.other"), why=str(problem), do=word("cli.settings.do"), code=USAGE) from None
+    except OperationalError as problem:
+        what = word("doctor.database.broken", url=_shown(settings), problem=str(problem.orig))
+        raise Failure(what, code=UNAVAILABLE) from None
+
+
+def _newer(problem: Exception) -> Failure:
+    return Failure(word("cli.schema.newer"), why=str(problem), do=word("cli.schema.newer.do"), code=UNAVAILABLE)
+
+
+def _shown(settings: Settings) -> str:
+    """The database's address without its password."""
+    from sqlalchemy import make_url
+
+    return make_url(settings.database_url).render_as_string()
 
 
 def _first_key(services: Services) -> None:
@@ -156,7 +202,7 @@ def doctor(data_dir: DataDir = None) -> None:
 
     typer.echo(f"yisuan {version('yisuan')}  Python {sys.version.split()[0]}  SQLite {_sqlite()}")
     settings = _settings(data_dir=data_dir)
-    checks = [_data_dir(settings), _database(settings), *_confinement(), *_vendors()]
+    checks = [_data_dir(settings), *_database(settings), *_confinement(), *_vendors()]
     for ok, line in checks:
         typer.echo(f"{'✓' if ok else '✗' if ok is False else '·'} {line}")
     if any(ok is False for ok, _ in checks):
@@ -182,24 +228,45 @@ def _data_dir(settings: Settings) -> Check:
     )
 
 
-def _database(settings: Settings) -> Check:
+def _database(settings: Settings) -> list[Check]:
     from sqlalchemy import make_url, text
     from sqlalchemy.exc import SQLAlchemyError
 
+    from api.leadership import leader_of
+    from api.migrations import revision_of
     from scheduler.database import Database
 
     url = make_url(settings.database_url)
     if url.drivername.startswith("sqlite") and url.database and not Path(url.database).exists():
-        return None, word("doctor.database.absent", url=settings.database_url)
+        return [(None, word("doctor.database.absent", url=_shown(settings)))]
     database = Database(settings.database_url)
     try:
         with database.read() as tx:
             tx.execute(text("SELECT 1"))
+            found = revision_of(tx)
+            leader = leader_of(tx) if found else None
     except SQLAlchemyError as problem:
-        return False, word("doctor.database.broken", url=settings.database_url, problem=str(problem))
+        return [(False, word("doctor.database.broken", url=_shown(settings), problem=str(problem)))]
     finally:
         database.close()
-    return True, word("doctor.database", url=settings.database_url)
+    return [(True, word("doctor.database", url=_shown(settings))), *_loop(leader)]
+
+
+def _loop(leader: Leader | None) -> list[Check]:
+    """Who is the loop, as the database tells; none having led yet is no fault."""
+    from datetime import UTC, datetime
+
+    from adapters.chain import timestamp
+    from api.leadership import QUIET
+
+    if leader is None:
+        return [(None, word("doctor.loop.none"))]
+    at = leader.ticked_at
+    facts = {"who": leader.who, "since": timestamp(leader.since), "at": timestamp(at) if at else "—"}
+    if leader.resigned:
+        return [(None, word("doctor.loop.resigned", **facts))]
+    fresh = at is not None and datetime.now(UTC) - at <= QUIET
+    return [(fresh or None, word("doctor.loop" if fresh else "doctor.loop.silent", **facts))]
 
 
 def _confinement() -> list[Check]:

@@ -29,20 +29,46 @@ def _origin(value: Any) -> str:
     return word(f"origin.{value}")
 
 
+def _flat(listing: dict[str, Any]) -> dict[str, Any]:
+    """The listing with what a table shows of its evidence and of what was measured."""
+    shown, measured = listing["evidence"], listing["measured"] or {}
+    return {
+        **listing,
+        "evidence_level": shown["level"],
+        "allows": " ".join(use for use, yes in shown["allows"].items() if yes),
+        "fp16_measured": measured.get("fp16_tflops"),
+        "percent_of_peak": (measured.get("percent_of_peak") or {}).get("fp16_tflops"),
+        "measured_at": measured.get("newest_at"),
+        "log_sha256": (measured.get("newest") or {}).get("log_sha256"),
+    }
+
+
+def _allowed(uses: Any) -> str:
+    return ", ".join(word(f"evidence.use.{use}") for use in str(uses).split()) or word("evidence.use.none")
+
+
 def offers(output: Format = Output.TABLE) -> None:
     """Public: needs no key."""
     with connect("firm") as client:
         found = list(client.items("/v1/listings"))
+    if output in (Output.TABLE, Output.CSV):
+        found = [_flat(listing) for listing in found]
     columns = (
         Column(key="id", title="column.pool"),
         Column(key="model", title="column.model"),
         Column(key="origin", title="column.origin", shown=_origin),
+        Column(key="evidence_level", title="column.evidence_level", shown=lambda value: f"L{value}"),
+        Column(key="allows", title="column.allows", shown=_allowed),
+        Column(key="fp16_measured", title="column.measured_fp16", shown=lambda value: f"{value:.1f}", number=True),
+        Column(key="percent_of_peak", title="column.ratio_of_peak", shown=lambda value: f"{value:.1f}%", number=True),
+        Column(key="measured_at", title="column.measured_at", shown=_moment),
         Column(key="devices_free", title="column.free", number=True),
         Column(key="devices_listed", title="column.listed", number=True),
         Column(key="price_fen_per_device_hour", title="column.price", shown=_money, number=True),
         Column(key="net_fen_per_device_hour", title="column.net_price", shown=_money, number=True),
         Column(key="provider", title="column.provider"),
         Column(key="region", title="column.region"),
+        *((Column(key="log_sha256", title="column.log_sha256"),) if output is Output.CSV else ()),
     )
     show(found, columns, output)
 

@@ -6,10 +6,13 @@ from alembic import context
 from sqlalchemy import Connection
 
 import api.schema  # noqa: F401 - the one metadata must know every table
+from api import migrations
 from scheduler.schema import metadata
 
 
 def run(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {migrations.LOCK_WAIT_MS}")
     context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
     context.run_migrations()
 

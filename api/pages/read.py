@@ -12,10 +12,12 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from adapters.accelerator import Health, Origin, Source
 from adapters.catalog import Catalog
-from metering import standing
+from metering import benchmark, standing
 from metering.budget import VoucherBudget
+from metering.evidence_pools import levels_of_pools
 from metering.facts import holds_at
 from metering.ledger import pool_room
+from metering.offer_evidence import evidence_of
 from metering.schema import accounts, providers, reviews, sites
 from scheduler.clock import to_ms
 from scheduler.lifecycle import State
@@ -86,7 +88,10 @@ class Overview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRow:
-    """One pool as it could be leased now. net_fen: a device-hour after the voucher, None where none is drawn."""
+    """One pool as it could be leased now. net_fen: a device-hour after the voucher, None where none is drawn.
+
+    evidence: see metering.offer_evidence.evidence_of; measured: see metering.benchmark, None = never measured.
+    """
 
     pool: str
     model: str
@@ -101,6 +106,8 @@ class OfferRow:
     provider: str
     site: str
     region: str
+    evidence: Mapping[str, Any]
+    measured: Mapping[str, Any] | None
 
 
 def overview(
@@ -213,6 +220,7 @@ def _attention(tx: Connection, now: datetime, mine: ColumnElement[bool]) -> Iter
 def offers(tx: Connection, budget: VoucherBudget, catalog: Catalog, now: datetime) -> tuple[OfferRow, ...]:
     """Every listed pool, domestic first. After the voucher: for a firm that may draw, while its rooms last."""
     counts = {row["pool"]: row for row in _counts(tx, now)}
+    levels, measured = levels_of_pools(tx, now), benchmark.measured(benchmark.latest(tx), catalog)
     query = (
         select(pools, providers.c.name.label("provider_name"), sites.c.name.label("site_name"))
         .outerjoin(providers, providers.c.id == pools.c.provider)
@@ -224,7 +232,9 @@ def offers(tx: Connection, budget: VoucherBudget, catalog: Catalog, now: datetim
         origin = budget.origin(row["vendor"], row["model"], now)
         chip = catalog.get(row["model"])
         price = row["price_fen_per_device_hour"]
-        rate = _rate(tx, budget, row["site"], origin, now)
+        shown = evidence_of(row, levels.get(row["id"], ()), budget.policy, budget.register, now)
+        beside = benchmark.beside(chip, measured.get(row["id"]), whole=row["source"] == Source.SIMULATED.value)
+        rate = _rate(tx, budget, row["site"], Origin(shown["billed_as"]), now)
         count = counts.get(row["id"], {"free": 0, "listed": 0})
         found.append(
             OfferRow(
@@ -241,6 +251,8 @@ def offers(tx: Connection, budget: VoucherBudget, catalog: Catalog, now: datetim
                 provider=row["provider_name"] or row["provider"],
                 site=row["site_name"] or row["site"],
                 region=row["region"],
+                evidence=shown,
+                measured=beside["measured"],
             )
         )
     order = list(Origin)

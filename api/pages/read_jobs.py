@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from api import texts
+from api.problems import Problem
 from metering.schema import firms, settlements
 from metering.statement import job_statement
 from scheduler import store
@@ -160,7 +162,10 @@ def log_tail(backends: Mapping[str, Backend], lease: LeaseRow, rank: int) -> tup
     def reaches(offset: int) -> bool:
         return bool(backend.logs(LeaseId(lease.id), rank, offset=offset, limit=1))
 
-    end = _length(reaches)
+    try:
+        end = _length(reaches)
+    except Problem as elsewhere:
+        return "\n".join(texts.text(elsewhere.code, elsewhere.facts, lang) for lang in ("zh", "en")), False
     start = max(0, end - TAIL_BYTES)
     text = backend.logs(LeaseId(lease.id), rank, offset=start, limit=TAIL_BYTES).decode("utf-8", "replace")
     lines = text.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import randbelow
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,9 +15,11 @@ from adapters.reading import read_sample
 from api import schemas
 from api.auth import Authorised
 from api.idempotency import Posted
+from api.routes.binding import speak_for, speak_of
 from api.routes.evidence import sight
 from api.routes.shared import Shared
 from api.routes.zone import accelerator
+from metering import evidence_challenge
 from scheduler import places
 from scheduler.clock import from_ms
 from scheduler.refusal import Refusal
@@ -28,7 +31,11 @@ SHOWN = 500
 
 @routes.post("/v1/agents/heartbeat", status_code=200)
 def heartbeat(body: schemas.Heartbeat, once: Posted, services: Shared) -> Response:
-    """The node is alive and holds these devices. The platform's own clock says when."""
+    """The node is alive and holds these devices. The platform's own clock says when.
+
+    {node, challenge}: what the platform asks of the node now, null where nothing (metering/evidence_challenge.py).
+    """
+    speak_for(once.principal, body.node)
     held = [accelerator(device) for device in body.devices]
     demo = services.settings.ledger == "demo"
     sight(services, body.node, held, once.principal.key_id)
@@ -37,7 +44,12 @@ def heartbeat(body: schemas.Heartbeat, once: Posted, services: Shared) -> Respon
         if not demo and any(device.source == "simulated" for device in body.devices):
             pool = tx.execute(select(nodes.c.pool).where(nodes.c.id == body.node)).scalar()
             return Refusal(code="SIMULATED_NEEDS_DEMO_LEDGER", facts={"pool": pool or body.node})
-        return places.heartbeat(tx, body.node, held, services.clock.now()) or {"node": body.node}
+        refusal = places.heartbeat(tx, body.node, held, services.clock.now())
+        if refusal is not None:
+            return refusal
+        hours, now = services.settings.challenge_hours, services.clock.now()
+        asked = evidence_challenge.ask(tx, body.node, hours=hours, draw=randbelow, now=now)
+        return {"node": body.node, "challenge": asked}
 
     return once.do(act, 200)
 
@@ -48,6 +60,7 @@ def samples(body: schemas.Samples, once: Posted) -> Response:
 
     A fatal event takes its device out of placement at once, a warning makes it degraded.
     """
+    speak_for(once.principal, body.node)
     batch = [read_sample(reading.model_dump(mode="json")) for reading in body.samples]
     said = [
         DeviceEvent(**{**event.model_dump(), "severity": Severity(event.severity) if event.severity else None})
@@ -55,6 +68,7 @@ def samples(body: schemas.Samples, once: Posted) -> Response:
     ]
 
     def act(tx: Connection) -> Any:
+        speak_of(tx, once.principal, [sample.uuid for sample in batch])
         kept = places.add_samples(tx, batch)
         return {"kept": kept, "events": places.add_device_events(tx, body.node, said)}
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from api import schemas
 from api.idempotency import Posted
 from api.problems import Problem
+from api.routes.binding import speak_of
 from api.routes.public import tagged
 from api.routes.shared import Shared
 from metering import benchmark
@@ -82,6 +83,7 @@ def submit(body: Submission, once: Posted, services: Shared) -> Response:
     document: dict[str, Any] = json.loads(once.body)["document"]
 
     def act(tx: Connection) -> Any:
+        speak_of(tx, once.principal, [document["device"]["uuid"]])
         try:
             return benchmark.record(
                 tx, document, policy=services.budget.policy, catalog=services.catalog, by=once.principal.key_id,

@@ -59,6 +59,9 @@ async def _stream(
             yield f"id: {after}\nevent: {event['event']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
             if State(event["state_to"]).terminal:
                 return
+        if services.draining.is_set():  # the client comes again, with its last id, to a process that stays
+            yield "event: closing\nretry: 500\ndata: {}\n\n"
+            return
         if time.monotonic() - beat > HEARTBEAT_S:
             beat = time.monotonic()
             yield ": still here\n\n"

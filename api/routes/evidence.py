@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from secrets import randbelow, token_hex
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -12,17 +13,19 @@ from pydantic import AwareDatetime, Field, model_validator
 from sqlalchemy import Connection, select
 
 from adapters.accelerator import Accelerator
-from adapters.chain import digest, timestamp
+from adapters.chain import digest
 from adapters.event import EventInvalid
-from adapters.evidence import StatementInvalid, parse_statement
+from adapters.evidence import NONCE_BYTES, StatementInvalid, parse_statement
 from api import schemas
 from api.auth import Authorised, Principal
 from api.idempotency import Posted
 from api.problems import Problem
+from api.routes.binding import speak_for
 from api.routes.shared import Shared
 from api.wiring import Services
-from metering import allowance, evidence
+from metering import allowance, evidence, evidence_challenge
 from metering.fingerprint import BenchmarkInvalid, half_precision_tflops, judge
+from metering.offer_evidence import registered
 from metering.parameters.policy import FINGERPRINT_HIGHEST, FINGERPRINT_LOWEST, LEVEL_FOR_RATE
 from scheduler.refusal import Refusal
 from scheduler.schema import devices, nodes, pools
@@ -86,6 +89,7 @@ def challenge(node: str, once: Posted, services: Shared) -> Response:
 @routes.post("/v1/agents/{node}/evidence", status_code=201)
 def answer(node: str, body: Answer, once: Posted, services: Shared) -> Response:
     """What the node states of its devices, judged against what is known of them; the nonce is used up by it."""
+    speak_for(once.principal, node)
     try:
         statement = parse_statement(body.statement)
     except StatementInvalid as problem:
@@ -102,6 +106,61 @@ def answer(node: str, body: Answer, once: Posted, services: Shared) -> Response:
             raise _invalid("/signature", str(problem)) from None
 
     return once.do(act)
+
+
+class KernelAnswer(schemas.Body):
+    """What the kernel gave on the device (adapters/bench/challenge.py), or why the node could not run it."""
+
+    answer: dict[str, Any] | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> KernelAnswer:
+        if (self.answer is None) == (self.reason is None):
+            raise ValueError("/answer or /reason: give one of them")
+        return self
+
+
+@routes.post("/v1/agents/{node}/kernels/{challenge}", status_code=201)
+def begin_kernel(node: str, challenge: str, once: Posted, services: Shared) -> Response:
+    """The nonce and size of a kernel that the platform asked this node for; its time runs from now."""
+    speak_for(once.principal, node)
+    nonce = token_hex(NONCE_BYTES)
+
+    def act(tx: Connection) -> Any:
+        return evidence_challenge.begin(tx, node=node, challenge=challenge, nonce=nonce, now=services.clock.now())
+
+    return once.do(act)
+
+
+@routes.post("/v1/agents/{node}/kernels/{challenge}/answer", status_code=201)
+def answer_kernel(node: str, challenge: str, body: KernelAnswer, once: Posted, services: Shared) -> Response:
+    """Judged at once: right in rows that are drawn now, in time by the platform's clock, and no faster than the model can be."""
+    speak_for(once.principal, node)
+    now, verdict = services.clock.now(), None
+    if body.answer is not None:
+        with services.database.read() as tx:
+            found = evidence_challenge.judge(
+                tx, services.catalog, node=node, challenge=challenge, given=body.answer, draw=randbelow, now=now
+            )
+        verdict = None if isinstance(found, Refusal) else found
+
+    def act(tx: Connection) -> Any:
+        if body.answer is not None and verdict is None:
+            return found
+        return evidence_challenge.finish(
+            tx, node=node, challenge=challenge, verdict=verdict, reason=body.reason, by=once.principal.key_id, now=now
+        )
+
+    return once.do(act)
+
+
+@routes.get("/v1/agents/{node}/challenges")
+def list_challenges(node: str, who: Authorised, services: Shared) -> dict[str, Any]:
+    """What the platform asked of the node by itself, with what it drew and what came of it, newest first."""
+    with services.database.read() as tx:
+        _mine(tx, node, who)
+        return {"items": evidence_challenge.history(tx, [node]), "next_cursor": None}
 
 
 @routes.get("/v1/evidence")
@@ -194,26 +253,18 @@ def sight(services: Services, node: str, inventory: Sequence[Accelerator], by: s
 
 def _origin(services: Services, shown: dict[str, Any], now: datetime) -> dict[str, Any]:
     """The register's verdict on the model, its basis and who determined it; and the origin that this device is billed with."""
-    verdict, row = services.budget.register.origin(shown["vendor"], shown["model"] or "", now)
+    register = services.budget.register
+    told = registered(register, shown["vendor"], shown["model"] or "", now)
+    verdict = told["verdict"]
     asked = allowance.level_asked(services.budget.policy, LEVEL_FOR_RATE, now)
     simulated = shown["source"] == "simulated"
-    below = verdict.value == "domestic" and not simulated and shown["level"] < asked
-    told: dict[str, Any] = {"verdict": verdict.value}
-    if row is not None:
-        told |= {
-            "basis_type": row.basis_type,
-            "basis": row.basis,
-            "document_sha256": row.document_sha256,
-            "determined_by": row.determined_by,
-            "approved_by": row.approved_by,
-            "valid_from": timestamp(row.valid_from),
-            "valid_to": None if row.valid_to is None else timestamp(row.valid_to),
-        }
-    return {"register": told, "level_asked": asked, "billed_as": "undetermined" if below else verdict.value}
+    below = verdict == "domestic" and not simulated and shown["level"] < asked
+    return {"register": told, "level_asked": asked, "billed_as": "undetermined" if below else verdict}
 
 
 def _mine(tx: Connection, node: str, who: Principal) -> None:
-    """A provider deals with its own nodes alone; another's do not exist for it."""
+    """A provider deals with its own nodes alone; another's do not exist for it. An agent speaks for its own."""
+    speak_for(who, node)
     if who.provider is None:
         return
     owner = select(pools.c.provider).join(nodes, nodes.c.pool == pools.c.id).where(nodes.c.id == node)

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy import text
 
+from adapters.chain import timestamp
 from api import queries
+from api.problems import Problem, language_of
+from api.published import Document, Published
+from api.readiness import reasons
 from api.routes.shared import Shared, found
-from scheduler.database import Database
+from api.texts import text
 
 routes = APIRouter(tags=["public"])
-QUIET = timedelta(seconds=15)  # a loop that has not ticked for so long does not serve
 
 
 def tagged(request: Request, body: Any) -> Response:
     """The document with its ETag; 304 without a body if the client has it already."""
-    content = json.dumps(body, ensure_ascii=False).encode()
-    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
-    if tag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type="application/json", headers=headers)
+    return Document(body).answer(request)
 
 
 @routes.get("/v1/listings")
-def listings(request: Request, services: Shared) -> Response:
+async def listings(request: Request) -> Response:
     """What could be leased now, by pool, at what price before and after the voucher."""
-    with services.database.read() as tx:
-        items = queries.listings(tx, services.budget, services.catalog, services.clock.now())
-    return tagged(request, {"items": items, "next_cursor": None})
+    published: Published = request.app.state.published
+    return (await published.current()).listings().answer(request)
+
+
+@routes.get("/v1/capacity")
+async def capacity(request: Request) -> Response:
+    """Devices and nominal dense FP16 PFLOPS, listed, free and allocated, by origin, region and provider."""
+    published: Published = request.app.state.published
+    return (await published.current()).capacity().answer(request)
+
+
+DIRECT = {"/v1/listings": listings, "/v1/capacity": capacity}  # they take the request and nothing else
 
 
 @routes.get("/v1/listings/{listing}")
-def listing(listing: str, request: Request, services: Shared) -> Response:
-    with services.database.read() as tx:
-        items = queries.listings(tx, services.budget, services.catalog, services.clock.now())
+async def listing(listing: str, request: Request) -> Response:
+    published: Published = request.app.state.published
+    items = (await published.current()).items
     return tagged(request, found(next((i for i in items if i["id"] == listing), None), "listing", listing))
 
 
@@ -51,14 +53,6 @@ def history(listing: str, request: Request, services: Shared) -> Response:
     with services.database.read() as tx:
         events = queries.listing_history(tx, listing)
     return tagged(request, {"items": found(events or None, "listing", listing), "next_cursor": None})
-
-
-@routes.get("/v1/capacity")
-def capacity(request: Request, services: Shared) -> Response:
-    """Devices and nominal dense FP16 PFLOPS, listed, free and allocated, by origin, region and provider."""
-    with services.database.read() as tx:
-        body = queries.capacity(tx, services.budget, services.catalog, services.clock.now())
-    return tagged(request, body)
 
 
 @routes.get("/v1/policies")
@@ -74,17 +68,19 @@ def alive() -> dict[str, str]:
 
 
 @routes.get("/readyz")
-def ready(services: Shared) -> JSONResponse:
-    """The loop has ticked lately and the database answers."""
-    now, ticked = services.clock.now(), services.loop.ticked_at
-    checks = {"loop": ticked is not None and now - ticked <= QUIET, "database": _answers(services.database)}
-    ok = all(checks.values())
-    return JSONResponse({"status": "ok" if ok else "unavailable", "checks": checks}, status_code=200 if ok else 503)
-
-
-def _answers(database: Database) -> bool:
-    with database.read() as tx:
-        return tx.execute(text("SELECT 1")).scalar() == 1
+def ready(request: Request, services: Shared) -> Response:
+    """200 and who is the loop, or 503 and every reason why this process should not be sent requests."""
+    why, leader = reasons(services)
+    if why:
+        lang = language_of(request)
+        told = [{"code": one.code, "detail": text(one.code, one.facts, lang), "facts": dict(one.facts)} for one in why]
+        raise Problem(503, "NOT_READY", {}, told)
+    loop = None
+    if leader is not None:
+        ticked = timestamp(leader.ticked_at) if leader.ticked_at else None
+        here = services.election.still()
+        loop = {"who": leader.who, "since": timestamp(leader.since), "ticked_at": ticked, "here": here}
+    return JSONResponse({"status": "ok", "loop": loop})
 
 
 @routes.get("/metrics")

@@ -17,6 +17,7 @@ from api import schemas
 from api.auth import Authorised
 from api.idempotency import Posted
 from api.problems import Problem
+from api.routes.binding import speak_for, speak_in
 from api.routes.shared import Cursor, Limit, Shared, number_of, page
 from metering import enrolment, quarantine
 from metering.event_schema import quarantined_events, usage_events
@@ -132,6 +133,10 @@ def enrol(body: AgentKey, services: Shared) -> Response:
 @routes.post("/v1/agents/keys/{key}/rotate", status_code=201)
 def rotate(key: str, body: Rotation, once: Posted, services: Shared) -> Response:
     """A new key speaks for the node; what the old one signed before `at` stays valid."""
+    with services.database.read() as tx:
+        known = enrolment.keys_of(tx, [key]).get(key)
+    if known is not None:
+        speak_for(once.principal, known["node"])
     return once.do(
         lambda tx: _understood(
             lambda: enrolment.rotate(
@@ -170,6 +175,7 @@ def revoke(key: str, body: Revocation, once: Posted, services: Shared) -> Respon
 def receive(body: Events, once: Posted, services: Shared) -> Response:
     """One answer per event, in order: accepted, duplicate or quarantined, with why."""
 
+    speak_in(once.principal, body.events)
     with services.database.read() as tx:
         examined = examine(tx, body.events, processes())
 

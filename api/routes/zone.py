@@ -25,7 +25,7 @@ from metering.schema import firms, providers, sites
 from scheduler import places, view
 from scheduler.codec import snapshot_document
 from scheduler.refusal import Refusal
-from scheduler.schema import pools, queues
+from scheduler.schema import nodes, pools, queues
 
 routes = APIRouter(tags=["zone"])
 
@@ -242,17 +242,28 @@ def snapshot(who: Authorised, services: Shared) -> dict[str, Any]:  # noqa: ARG0
 def new_key(body: schemas.Key, once: Posted, services: Shared) -> Response:
     """A new API key, shown this once; a repeat of the request says that it was made, with `key` null.
 
+    An agent's speaks for one node, `node`.
+
     Who approves and who pays are not made by an operator: reviewers make reviewers, finance makes finance.
     """
     maker = body.role if body.role in ("reviewer", "finance") else "operator"
     if once.principal.role != maker:
         raise Problem(403, "KEY_NOT_YOURS_TO_MAKE", {"role": body.role, "maker": maker})
 
+    if (body.role == "agent") != (body.node is not None):
+        detail = "role agent needs the node it speaks for" if body.node is None else f"role {body.role} has no node"
+        raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/node", "detail": detail}])
+    if body.role == "agent" and body.tenant is not None:
+        raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/tenant", "detail": "role agent has no tenant"}])
+
     def act(tx: Connection) -> Any:
+        if body.node is not None and queries.one(tx, nodes, body.node) is None:
+            return Refusal(code="NODE_UNKNOWN", facts={"node": body.node})
+        tenant = body.node or body.tenant
         try:
-            secret = mint_key(tx, name=body.name, role=body.role, tenant=body.tenant, now=services.clock.now())
+            secret = mint_key(tx, name=body.name, role=body.role, tenant=tenant, now=services.clock.now())
         except ValueError as problem:
             raise Problem(422, "INPUT_INVALID", {}, [{"pointer": "/tenant", "detail": str(problem)}]) from None
-        return {"key": secret, "role": body.role, "tenant": body.tenant}
+        return {"key": secret, "role": body.role, "tenant": body.tenant, "node": body.node}
 
     return once.do(act, kept=lambda value: {**value, "key": None})

@@ -106,7 +106,11 @@ def test_a_result_is_on_record_and_beside_the_nominal_figures(zone: Service) -> 
         "memory_bandwidth_gbs": 1100.0,
         "oldest_at": at,
         "newest_at": at,
-    }
+        "newest": {
+            "device": "NPU-1", "document_sha256": digest(document), "log_sha256": document["log_sha256"],
+        },
+        "percent_of_peak": {"fp16_tflops": 79.9, "memory_bandwidth_gbs": 68.8},
+    }  # fmt: skip
     chip = zone.services.catalog.get("Ascend910B3")
     assert chip is not None
     assert shown["nominal"] == {"fp16_tflops": chip.fp16_tflops, "memory_bandwidth_gbs": chip.memory_bandwidth_gbs}
@@ -139,7 +143,8 @@ def test_a_figure_that_no_such_device_reaches_is_kept_reviewed_and_not_shown(zon
 
 def test_what_no_such_device_can_be_is_not_shown_before_any_band_is_in_force() -> None:
     at = "2026-06-01T04:00:00.000Z"
-    told = {"pool": "p", "model": "Ascend910B3", "within": None, "at": at}
+    told = {"pool": "p", "model": "Ascend910B3", "within": None, "at": at, "device": "d"}
+    told |= {"document_sha256": "0" * 64, "log_sha256": "1" * 64}
     fast = {**told, "measurements": [figure("gemm", "fp16", 400.0, "TFLOPS"), figure("memory_copy", None, 1e4, "GB/s")]}
     fair = {**told, "measurements": [figure("gemm", "fp16", 313.0 * 1.05, "TFLOPS")]}
 

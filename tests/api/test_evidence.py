@@ -126,7 +126,7 @@ def test_a_node_that_signs_what_its_bus_confirms_is_believed_to_l3(service: Serv
     shown = service.get("auditor", "/v1/evidence/VDIE-0").json()
 
     assert [step["level"] for step in shown["course"]] == [1, 3]
-    assert shown["records"][0]["facts"]["versions"] == {"catalogue": "2026-08-31", "rules": 1}
+    assert shown["records"][0]["facts"]["versions"] == {"catalogue": "2026-08-31", "rules": 2}
     assert (shown["register"]["verdict"], shown["register"]["approved_by"]) == ("domestic", "zone-legal")
     with service.services.database.read() as tx:
         assert verify(tx, platform.metadata.tables["evidence_records"]) is None

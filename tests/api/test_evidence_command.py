@@ -128,3 +128,19 @@ def test_bad_input_exits_2_before_anything_is_sent(
     monkeypatch.setattr(command, "connect", asked)
     assert run("operator", "evidence", *arguments) == 2
     assert capsys.readouterr().err
+
+
+def test_what_the_platform_asked_by_itself_is_listed(
+    run: Run,  # noqa: F811
+    service: Service,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tests.api.test_evidence import beat
+
+    assert beat(service, NODE, card(0), card(1)).json()["challenge"]["nonce"]
+    assert run("auditor", "evidence", "asked", NODE, "-o", "json") == 0
+    assert [(one["kind"], one["outcome"]) for one in facts_of(capsys) if one["kind"] == "statement"] == [
+        ("statement", None)
+    ]
+    assert run("auditor", "evidence", "asked", NODE, "--lang", "en") == 0
+    assert "statement" in capsys.readouterr().out

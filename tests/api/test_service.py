@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from api.auth import ROLES, ROUTE_ROLES
 from api.settings import Settings
-from api.wiring import WrongLedger, build
+from api.wiring import AnotherLeads, WrongLedger, build
 from metering.schema import CHAINED as MONEY
 from scheduler.lease import LeaseId
 from scheduler.schema import CHAINED as WORK
@@ -408,7 +407,7 @@ def test_settings_refuse_what_cannot_be(tmp_path: Path) -> None:
 
 def test_a_data_directory_has_one_platform_and_one_mark(tmp_path: Path) -> None:
     services = build(Settings(data_dir=tmp_path / "d", ledger="demo"))
-    with pytest.raises(filelock.Timeout):
+    with pytest.raises(AnotherLeads):
         build(Settings(data_dir=tmp_path / "d"))
     services.close()
     with pytest.raises(WrongLedger):

@@ -9,16 +9,19 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import api.schema  # noqa: F401 - the one metadata must know every table
-from api.migrations import upgrade
+from api import migrations
+from api.migrations import SchemaNewer, compatible_from, known_revisions, served_revision, upgrade, upgrade_within
 from metering.checkpoint import STREAMS
 from scheduler import journal
-from scheduler.database import Database, LeadLost
+from scheduler.database import Database
 from scheduler.schema import counters, job_events, metadata
 from tests.postgres import Server
 
@@ -164,52 +167,116 @@ def test_every_chained_table_is_guarded(postgres_url: str) -> None:
     assert set(STREAMS) <= chained
 
 
-def test_one_loop_leads_a_database(postgres_url: str) -> None:
-    first, second = Database(postgres_url), Database(postgres_url)
-    assert first.lead()
-    assert first.lead(), "asking again changes nothing"
-    assert not second.lead()
-    first.close()
-    assert second.lead()
-    second.close()
+def test_a_fence_refuses_a_write_before_anything_of_it_and_no_read(database_url: str) -> None:
+    """The database itself, which routes use, is not fenced by it."""
+    database = Database(database_url)
+    fenced = database.fenced(refuse)
+    with pytest.raises(ZeroDivisionError), fenced.write() as tx:
+        journal.append(tx, job_events, EVENT)
+    with fenced.read() as seen:
+        assert journal.head(seen, "job_events")[0] == 0
+    with database.write() as tx:
+        journal.append(tx, job_events, EVENT)
+    database.close()
 
 
-def test_a_loop_that_lost_its_lead_writes_no_more(postgres_url: str) -> None:
-    """The session of the lock ends (a server restart does that); another process leads; the first is fenced off."""
-    first, second, other = Database(postgres_url), Database(postgres_url), Database(postgres_url)
-    assert first.lead()
-    _end_leader(other)
-    with first.write() as tx:  # nobody took over: no harm done
-        journal.append(tx, job_events, EVENT)
-    assert second.lead()
+def refuse(_tx: Connection) -> None:
+    raise ZeroDivisionError
 
-    with pytest.raises(LeadLost), first.write() as tx:
+
+def test_a_writer_that_falls_silent_is_not_waited_for(postgres_url: str) -> None:
+    """As one that is frozen inside its transaction, or whose host is gone: the server ends it, and what it did is gone."""
+    silent, other = Database(postgres_url, writer_idle_s=0.2), Database(postgres_url)
+    with pytest.raises(OperationalError), silent.write() as tx:  # noqa: PT012
         journal.append(tx, job_events, EVENT)
-    with second.write() as tx, other.read() as seen:
-        journal.append(tx, job_events, EVENT)
+        with other.write() as second:  # waits for the lock that the first one has
+            assert journal.append(second, job_events, EVENT) == 1
+        tx.execute(text("SELECT 1"))
+    with other.read() as seen:
         assert journal.head(seen, "job_events")[0] == 1
-    assert not first.lead()
-    for database in (first, second, other):
+    with silent.write() as tx:  # its next one is as good as any
+        journal.append(tx, job_events, EVENT)
+    for database in (silent, other):
         database.close()
 
 
-def test_a_loop_takes_its_lead_back_when_nobody_else_has(postgres_url: str) -> None:
-    first, second, other = Database(postgres_url), Database(postgres_url), Database(postgres_url)
-    assert first.lead()
-    _end_leader(other)
-    assert first.lead()
-    assert not second.lead()
-    for database in (first, second, other):
-        database.close()
+# --- a schema that is newer than the code -------------------------------------------------------------------------
 
 
-def _end_leader(database: Database) -> None:
-    """The session that holds the leader's lock is ended by the server, and gone when this returns."""
+def test_a_newer_schema_is_served_where_it_says_that_it_may_be(database_url: str) -> None:
+    """What the next version's expanding migration leaves behind: its revision, its word, its table."""
+    database = Database(database_url)
+    expand(database, "9999", int(known_revisions()[-1]))
+    upgrade(database)
     with database.read() as tx:
-        ended = tx.execute(
-            text(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted "
-                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            )
-        )
-        assert list(ended.scalars()) == [True]
+        assert served_revision(tx) == "9999"
+    with database.write() as tx:
+        journal.append(tx, job_events, EVENT)
+    database.close()
+
+
+@pytest.mark.parametrize("word", [None, 9998])
+def test_a_newer_schema_that_says_nothing_of_this_version_is_refused(database_url: str, word: int | None) -> None:
+    database = Database(database_url)
+    expand(database, "9999", word)
+    with pytest.raises(SchemaNewer, match="9999"):
+        upgrade(database)
+    database.close()
+
+
+def test_the_word_of_another_revision_is_not_taken(database_url: str) -> None:
+    """A word is of one revision: what 9998 allowed, 9999 need not."""
+    database = Database(database_url)
+    expand(database, "9998", int(known_revisions()[-1]))
+    with database.write() as tx:
+        tx.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaNewer):
+        upgrade(database)
+    database.close()
+
+
+def test_the_words_of_our_own_revisions_are_revisions_that_come_before() -> None:
+    known = known_revisions()
+    assert [int(revision) for revision in known] == list(range(1, len(known) + 1)), "words compare as numbers"
+    for revision in known:
+        assert compatible_from(revision) in known[: known.index(revision) + 1]
+
+
+def test_a_migration_gives_way_to_readers_and_comes_again(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALTER TABLE queues everybody who comes after it; so it waits a moment only, lets them go and tries again."""
+    name = postgres.create("template0")
+    database = Database(postgres.url(name))
+    with database.write() as tx:
+        upgrade_within(tx, "0003")
+    tries = []
+    with postgres.connect(name) as reader:
+        reader.execute("BEGIN")
+        reader.execute("LOCK TABLE jobs, devices, leases, pools, nodes IN ACCESS SHARE MODE")
+        monkeypatch.setattr(migrations, "LOCK_WAIT_MS", 50)
+        gone = threading.Timer(20, reader.execute, ("ROLLBACK",))  # who waits for longer than a moment gets it at once
+        gone.start()
+        real = command.upgrade
+
+        def attempt(config: Config, revision: str) -> None:
+            tries.append(revision)
+            if len(tries) == 2:
+                gone.cancel()
+                reader.execute("ROLLBACK")
+            real(config, revision)
+
+        monkeypatch.setattr(command, "upgrade", attempt)
+        upgrade(database)
+    assert tries == ["head", "head"]
+    with database.read() as tx:
+        assert served_revision(tx) == known_revisions()[-1]
+    database.close()
+    postgres.drop(name)
+
+
+def expand(database: Database, revision: str, oldest: int | None) -> None:
+    """The database is as a later version leaves it; oldest: the revision of the code that may go on, None: no word."""
+    with database.write() as tx:
+        tx.exec_driver_sql("CREATE TABLE later (id INTEGER PRIMARY KEY)")
+        tx.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        if oldest is not None:
+            tx.execute(insert(counters).values(name=f"{migrations.COMPATIBLE}:{revision}", value=oldest))

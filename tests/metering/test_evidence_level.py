@@ -35,6 +35,11 @@ SHOWN = {"bus": True, "bare_metal": True, "key": "k1"}
         (Facts(audited=True, fingerprint=False), L.TOOL_REPORTED, "FINGERPRINT_OUT_OF_BAND"),
         (Facts(fingerprint=True), L.TOOL_REPORTED, "TOOL_REPORTED"),
         (Facts(reported=False, fingerprint=False), L.DECLARED, "DECLARED"),
+        (Facts(lapsed=True), L.TOOL_REPORTED, "CHALLENGE_UNANSWERED"),
+        (Facts(lapsed=True, audited=True), L.OUT_OF_BAND, "AUDITED"),
+        (Facts(bus=True, bare_metal=True, signed=True, kernel=True), L.NODE_SIGNED, "NODE_SIGNED"),
+        (Facts(bus=True, bare_metal=True, signed=True, kernel=False), L.TOOL_REPORTED, "KERNEL_FAILED"),
+        (Facts(reported=False, kernel=False), L.DECLARED, "DECLARED"),
     ],
 )
 def test_facts_come_to_a_level(facts: Facts, level: EvidenceLevel, first: str) -> None:
@@ -157,3 +162,38 @@ def test_between_two_steps_nothing_changes(told: list[tuple[Kind, int, int | Non
     assert starts[0] is None
     assert starts[1:] == sorted({at for at in starts if at is not None})
     assert all(a.verdict != b.verdict for a, b in zip(steps, steps[1:], strict=False))  # noqa: RUF007
+
+
+def told(seq: int, kind: Kind, at: int, **facts: Any) -> Record:
+    return Record(seq=seq, kind=kind, from_ms=at, facts=facts)
+
+
+def test_who_was_asked_anew_is_believed_no_longer_until_it_says_it_again() -> None:
+    signed, lapsed = told(1, Kind.SIGNED, 0, **SHOWN), told(2, Kind.LAPSED, 10)
+    steps = course([signed, lapsed, told(3, Kind.SIGNED, 20, **SHOWN)], L.TOOL_REPORTED)
+    assert [(step.start_ms, int(step.verdict.level), step.verdict.because[0]) for step in steps[1:]] == [
+        (0, 3, "NODE_SIGNED"),
+        (10, 1, "CHALLENGE_UNANSWERED"),
+        (20, 3, "NODE_SIGNED"),
+    ]
+
+
+def test_a_statement_of_the_same_instant_as_the_asking_counts() -> None:
+    steps = course([told(1, Kind.LAPSED, 5), told(2, Kind.SIGNED, 5, **SHOWN)], L.TOOL_REPORTED)
+    assert verdict_at(steps, 5).level is L.NODE_SIGNED
+    steps = course([told(1, Kind.SIGNED, 5, **SHOWN), told(2, Kind.LAPSED, 5)], L.TOOL_REPORTED)
+    assert verdict_at(steps, 5).level is L.TOOL_REPORTED
+
+
+def test_what_somebody_saw_does_not_lapse_and_what_a_device_signed_does() -> None:
+    for kind, level in ((Kind.AUDITED, L.OUT_OF_BAND), (Kind.ATTESTED, L.TOOL_REPORTED)):
+        steps = course([told(1, kind, 0), told(2, Kind.LAPSED, 10)], L.TOOL_REPORTED)
+        assert verdict_at(steps, 10).level is level
+
+
+def test_a_failed_kernel_counts_until_the_next_or_a_person() -> None:
+    base = [told(1, Kind.SIGNED, 0, **SHOWN), told(2, Kind.KERNEL, 10, ok=False)]
+    assert verdict_at(course(base, L.TOOL_REPORTED), 10).because[0] == "KERNEL_FAILED"
+    for after in (told(3, Kind.KERNEL, 20, ok=True), told(3, Kind.CLEARED, 20)):
+        assert verdict_at(course([*base, after], L.TOOL_REPORTED), 20).level is L.NODE_SIGNED
+    assert verdict_at(course([*base, told(3, Kind.KERNEL, 20, ok=None)], L.TOOL_REPORTED), 20).level is L.TOOL_REPORTED
