@@ -3,7 +3,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench mutants wheel-test screenshots clean
+.PHONY: help demo test test-ray test-kubernetes test-all check bench mutants wheel-test screenshots clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,6 +15,7 @@ VENDOR := api/pages/static/vendor/htmx.min.js
 help:
 	@echo "make demo        run the whole journey on this machine   (DEMO_ARGS='--once -o json' to print one document and exit)"
 	@echo "make test        run the tests"
+	@echo "make test-ray, make test-kubernetes   the backends on a real Ray head and a real control plane; make test-all: everything"
 	@echo "make check       lint, types, import contracts, dependencies"
 	@echo "make bench       run the benchmarks"
 	@echo "make mutants     change the money core line by line and see which tests notice (docs/mutants.md)"
@@ -25,6 +26,16 @@ demo: $(VENV)/.run $(JOBS)/.ready $(VENDOR)
 
 test: $(VENV)/.dev $(JOBS)/.ready $(VENDOR)
 	@$(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+
+test-ray: $(VENV)/.engines $(JOBS)/.ready $(VENDOR)
+	@YISUAN_ENGINES=ray $(BIN)/python -m pytest tests/ray tests/contracts/test_backend.py -k "ray" $(TEST_ARGS)
+
+# The control plane is built once from Go modules, into a cache outside the checkout (tests/kubernetes/build).
+test-kubernetes: $(VENV)/.engines $(JOBS)/.ready $(VENDOR)
+	@sh tests/kubernetes/build >&2
+	@YISUAN_ENGINES=kubernetes $(BIN)/python -m pytest tests/kubernetes tests/contracts/test_backend.py -k "kubernetes" $(TEST_ARGS)
+
+test-all: test test-ray test-kubernetes
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -64,6 +75,12 @@ $(VENV)/.run: $(VENV)/.base locks/run.txt pyproject.toml
 $(VENV)/.dev: $(VENV)/.run locks/dev.txt
 	@echo "Installing what tests and checks need …" >&2
 	@$(PIP) --python $(BIN)/python -r locks/dev.txt >&2
+	@touch $@
+
+# The clients of Ray and Kubernetes, which no other test needs.
+$(VENV)/.engines: $(VENV)/.dev locks/engines.txt
+	@echo "Installing the engines' clients …" >&2
+	@$(PIP) --python $(BIN)/python -r locks/engines.txt >&2
 	@touch $@
 
 # User jobs never run in the platform's environment; the examples get one of their own.

@@ -6,6 +6,7 @@ is the loop, a thread per cluster asks it for its nodes and records them: pools,
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from metering.schema import sites
 from metering.store import set_price
-from scheduler.cluster_file import Cluster, read_cluster_file
+from scheduler.cluster_file import Cluster, ClusterFileError, read_cluster_file
 from scheduler.discovery import Recorded, record
 from scheduler.ports import Backend
 from scheduler.refusal import Refusal
@@ -41,9 +42,16 @@ def read_clusters(data_dir: Path) -> tuple[Cluster, ...]:
 
 
 def backends_of(clusters: Sequence[Cluster], data_dir: Path) -> dict[str, Backend]:
-    """A backend per cluster by its name. Nothing is asked of a cluster yet, so one that is away keeps nobody waiting."""
+    """A backend per cluster by its name. Nothing is asked of a cluster yet, so one that is away keeps nobody waiting.
+
+    ClusterFileError where the extra that brings the engine's client is not installed.
+    """
     found: dict[str, Backend] = {}
     for cluster in clusters:
+        if importlib.util.find_spec(cluster.backend) is None:
+            raise ClusterFileError(
+                f"{cluster.name}: backend {cluster.backend!r} needs its client: yisuan[{cluster.backend}]"
+            )
         options = dict(cluster.options)
         if cluster.backend == "ray":
             options["state"] = data_dir / "clusters" / cluster.name

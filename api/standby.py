@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.exc import OperationalError
 
+from api.clusters import Lookout
 from api.embedded import EmbeddedAgents
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Standby:
         except Exception:  # nodes without a host of their own fall silent; the others must not wait for them
             log.exception("agents_not_started")
             beating = None
+        looking = Lookout(self.services, self.services.clusters).start(over)
         try:
             self.services.loop.run(over, self.services.settings.tick_ms / 1000)
         finally:
@@ -64,6 +66,7 @@ class Standby:
             self.services.lost.set()  # also where the loop ended by itself: its agents end with it
             if beating is not None:
                 beating.join()
+            looking.join()
 
 
 class Either(threading.Event):

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from adapters.catalog import Catalog, load_catalog
 from api import leadership
+from api.clusters import backends_of, read_clusters
 from api.local_jobs import LocalJobs
 from api.migrations import upgrade
 from api.settings import Settings
@@ -28,6 +29,7 @@ from metering.store import ledger_mark, open_ledger
 from scheduler.backends.confinement import protect_process
 from scheduler.backends.local import LocalBackend
 from scheduler.clock import Clock, SystemClock, to_ms
+from scheduler.cluster_file import Cluster
 from scheduler.database import WRITER_IDLE_S, Database
 from scheduler.election import AdvisoryElection, Election, FileElection, LeadLost, fence_of
 from scheduler.guard import Guarded
@@ -59,6 +61,7 @@ class Services:
     telemetry: Telemetry
     election: Election
     key: checkpoint.Key
+    clusters: tuple[Cluster, ...]
     home: str | None
     lost: threading.Event
     draining: threading.Event
@@ -157,6 +160,7 @@ def _assemble(settings: Settings, database: Database, clock: Clock, backends: Ma
     settings = settings.model_copy(update={"ledger": mark})
     home: str | None = None
     shown = backends
+    clusters = read_clusters(data_dir)
     if backends is None:
         home = leadership.home_of(data_dir)
         local = LocalBackend(
@@ -166,8 +170,9 @@ def _assemble(settings: Settings, database: Database, clock: Clock, backends: Ma
             confinement=settings.confinement,
             assignments=data_dir / "assignments",
         )
-        backends = {"local": local}
-        shown = {**backends, "local": LocalJobs(local, database, home)}
+        elsewhere = backends_of(clusters, data_dir)
+        backends = {"local": local, **elsewhere}
+        shown = {"local": LocalJobs(local, database, home), **elsewhere}
     key = checkpoint.load_key(settings.checkpoint_key or data_dir / "checkpoint.key")
     _check_key(database, key, settings)
     election = _election(settings, database)
@@ -231,6 +236,7 @@ def _assemble(settings: Settings, database: Database, clock: Clock, backends: Ma
         telemetry=telemetry,
         election=election,
         key=key,
+        clusters=clusters,
         home=home,
         lost=lost,
         draining=threading.Event(),

@@ -72,6 +72,7 @@ def record(tx: Connection, cluster: Cluster, found: Sequence[FoundNode], now: da
     pools_made, refused, written = [], [], 0
     known = {row["id"]: row for row in tx.execute(_of_cluster(cluster)).mappings()}
     places = _places(tx, cluster)
+    new = _New()
     told: set[str] = set()
     answered: dict[str, Refusal | None] = {}
     for node in sorted(found, key=lambda one: one.name):
@@ -88,7 +89,10 @@ def record(tx: Connection, cluster: Cluster, found: Sequence[FoundNode], now: da
             refused.append(Refusal(code="NODE_CHANGED_MODEL", facts=facts))
             continue
         told.add(cluster.node_of(node.name))
-        written += _node(tx, cluster, node, before, places.get(cluster.node_of(node.name), ()), now)
+        written += _node(tx, cluster, node, before, places.get(cluster.node_of(node.name), ()), new, now)
+    for table, values in ((nodes, new.nodes), (devices, new.devices)):
+        if values:
+            tx.execute(insert(table), values)
     gone = [id_ for id_, row in known.items() if id_ not in told and row["schedulable"]]
     for id_ in gone:
         tx.execute(update(nodes).where(nodes.c.id == id_).values(schedulable=0))
@@ -130,6 +134,14 @@ def _pool(tx: Connection, cluster: Cluster, node: FoundNode, now: datetime) -> t
     return refusal, [] if refusal is not None else [id_]
 
 
+@dataclass(slots=True)
+class _New:
+    """Rows to insert, all at once: the first look at a large cluster must not keep other writers waiting."""
+
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    devices: list[dict[str, Any]] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """A device row as stored. held: an open lease is on it. named: an agent found it on the node itself."""
@@ -163,6 +175,7 @@ def _node(
     node: FoundNode,
     before: Mapping[Any, Any] | None,
     there: Sequence[_Place],
+    new: _New,
     now: datetime,
 ) -> int:
     """The node's row and its places are as found; how many rows changed."""
@@ -175,15 +188,15 @@ def _node(
     }
     if before is None:
         values = {"id": id_, "pool": cluster.pool_of(node.model), "created_at_ms": to_ms(now), **wanted}
-        tx.execute(insert(nodes).values(**values))
+        new.nodes.append(values)
     elif changed := {key: value for key, value in wanted.items() if before[key] != value}:
         tx.execute(update(nodes).where(nodes.c.id == id_).values(**changed))
     else:
-        return _devices(tx, cluster, node, there)
-    return 1 + _devices(tx, cluster, node, there)
+        return _devices(tx, cluster, node, there, new)
+    return 1 + _devices(tx, cluster, node, there, new)
 
 
-def _devices(tx: Connection, cluster: Cluster, node: FoundNode, there: Sequence[_Place]) -> int:
+def _devices(tx: Connection, cluster: Cluster, node: FoundNode, there: Sequence[_Place], new: _New) -> int:
     """As many places as were found may be leased: devices that an agent named where there are any, else counted ones."""
     counted = {place.index: place for place in there if not place.named}
     named = [place for place in there if place.named]
@@ -194,7 +207,7 @@ def _devices(tx: Connection, cluster: Cluster, node: FoundNode, there: Sequence[
     else:
         for index in sorted(set(range(node.devices)) - counted.keys()):
             counted[index] = _Place(_uuid(cluster, node, index), index, True, False, False)
-            tx.execute(insert(devices).values(**_device(cluster, node, index)))
+            new.devices.append(_device(cluster, node, index))
             changed += 1
         wanted = {place.uuid for place in sorted(counted.values(), key=_first)[: node.devices]}
     for place in (*counted.values(), *named):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,20 @@ from tests.ray.cluster import ray_cluster  # noqa: F401 - fixture
 
 settings.register_profile("yisuan", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 settings.load_profile("yisuan")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Where YISUAN_ENGINES names an engine, a test that is skipped because it is not there has failed."""
+    report = yield
+    asked = [name for name in os.environ.get("YISUAN_ENGINES", "").split(",") if name]
+    if (
+        report.skipped
+        and call.when == "setup"
+        and any(f"tests/{n}/" in item.nodeid or f"[{n}]" in item.nodeid for n in asked)
+    ):
+        report.outcome, report.longrepr = "failed", f"YISUAN_ENGINES names it, so it must be there: {report.longrepr}"
+    return report
 
 
 @pytest.fixture

@@ -154,6 +154,7 @@ def _assemble(settings: Settings) -> Services:
 
     from api.migrations import SchemaNewer
     from api.wiring import WrongKey, WrongLedger, assemble
+    from scheduler.cluster_file import ClusterFileError
 
     try:
         return assemble(settings)
@@ -163,6 +164,8 @@ def _assemble(settings: Settings) -> Services:
         raise Failure(word("cli.locked", path=str(settings.data_dir)), why=str(problem), code=UNAVAILABLE) from None
     except WrongKey as problem:
         raise Failure(word("cli.key.other"), why=str(problem), do=word("cli.key.other.do"), code=USAGE) from None
+    except ClusterFileError as problem:
+        raise Failure(word("cli.clusters.bad"), why=str(problem), code=USAGE) from None
     except WrongLedger as problem:
         raise Failure(word("cli.ledger.other"), why=str(problem), do=word("cli.settings.do"), code=USAGE) from None
     except OperationalError as problem:

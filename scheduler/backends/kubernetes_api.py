@@ -48,11 +48,9 @@ class ClusterApi:
     ) -> bytes:
         """As `request`, the bytes themselves."""
         answer = self._send(method, path, body, kind, query or {}, REQUEST_S)
-        from urllib3.exceptions import HTTPError
-
         try:
             found: bytes = answer.read()
-        except HTTPError as problem:
+        except _http_error() as problem:
             raise Unreachable(f"{path}: {problem}") from problem
         _check(answer.status, found)
         return found
@@ -71,15 +69,13 @@ class ClusterApi:
     @contextlib.contextmanager
     def stream(self, path: str, query: Mapping[str, str]) -> Iterator[tuple[Iterator[Any], Any]]:
         """A watch: its events, and the answer whose shutdown() ends it from another thread. Refused(410) if too old."""
-        from urllib3.exceptions import HTTPError
-
         asked = {**query, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(STREAM_S)}
         answer = self._send("GET", path, None, JSON, asked, (REQUEST_S, STREAM_S + 30.0))
         try:
             if answer.status != 200:
                 _check(answer.status, answer.read())
             yield _events(answer.response), answer.response
-        except (HTTPError, OSError, ValueError) as problem:
+        except (_http_error(), OSError, ValueError) as problem:
             raise Unreachable(f"{path}: {problem}") from problem
         finally:
             answer.response.close()
@@ -92,7 +88,6 @@ class ClusterApi:
 
     def _send(self, method: str, path: str, body: Any, kind: str, query: Mapping[str, str], timeout: Any) -> Any:
         from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
 
         client = self._connected()
         headers = {"Accept": JSON, "Content-Type": kind}
@@ -101,7 +96,7 @@ class ClusterApi:
                 method, path, query_params=list(query.items()), header_params=headers, auth_settings=["BearerToken"]
             )
             return client.call_api(sent[0], sent[1], sent[2], body, _request_timeout=timeout)
-        except (HTTPError, OSError, ApiException) as problem:
+        except (_http_error(), OSError, ApiException) as problem:
             raise Unreachable(f"{path}: {problem}") from problem
 
     def _connected(self) -> Any:
@@ -129,6 +124,15 @@ class ClusterApi:
         if self.kubeconfig or self.context or os.environ.get("KUBECONFIG"):
             return False
         return "KUBERNETES_SERVICE_HOST" in os.environ and not (Path.home() / ".kube" / "config").exists()
+
+
+def _http_error() -> type[Exception]:
+    """What the client's own HTTP library raises."""
+    from kubernetes.client import rest
+
+    library: Any = rest
+    found: type[Exception] = library.urllib3.exceptions.HTTPError
+    return found
 
 
 def _check(status: int, body: bytes) -> None:

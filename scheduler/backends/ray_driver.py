@@ -252,6 +252,8 @@ class Driver:
     """One lease, from placing to the last member's end."""
 
     def __init__(self, lease: dict[str, Any]) -> None:
+        # Read at once: Ray may clear a working_dir that raylets of one host share, when one of them is done with it.
+        self.sources = {name: _text(name) for name in ("shim.py", "confinement.py")}
         self.ray: Any = importlib.import_module("ray")
         self.kv: Any = importlib.import_module("ray.experimental.internal_kv")
         self.lease = lease
@@ -300,7 +302,6 @@ class Driver:
             return
         strategy = importlib.import_module("ray.util.scheduling_strategies").PlacementGroupSchedulingStrategy
         actor = self.ray.remote(Runner)
-        sources = {name: _text(name) for name in ("shim.py", "confinement.py")}
         head = nodes[0]["NodeManagerAddress"]
         for index, member in enumerate(self.members):
             given = self.lease["members"][index]
@@ -312,7 +313,7 @@ class Driver:
                 options["num_gpus"] = amount.pop("GPU")
             options["resources"] = amount
             body = {"submission": self.lease["submission"], "rank": member.told["rank"], "spec": spec}
-            member.actor = actor.options(**options).remote(body, sources)
+            member.actor = actor.options(**options).remote(body, self.sources)
             member.waiting = member.actor.start.remote()
 
     def _placement_group(self, nodes: list[dict[str, Any]]) -> Any:

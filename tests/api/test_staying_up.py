@@ -427,7 +427,8 @@ def test_requests_that_come_together_are_answered_by_one_look_that_began_after_t
             await asyncio.sleep(0.001)
             if number % 7 == 3:
                 tasks[-1].cancel()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        found: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        return found
 
     found = asyncio.run(all_of_them())
     answered = [one for one in found if not isinstance(one, BaseException)]

@@ -19,6 +19,7 @@ import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -145,11 +146,15 @@ class Plane:
         """So many nodes for kwok exist afterwards, each with these devices; returns when the last is Ready."""
         amounts = {"cpu": "64", "memory": "512Gi", "pods": "110"} | {key: str(n) for key, n in resources.items()}
         status = {"capacity": amounts, "allocatable": amounts}
-        for number in range(count):
+
+        def add(number: int) -> None:
             name = f"{prefix}-{number:05d}"
             labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
             meta = {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}}
             self.make("/api/v1/nodes", {"metadata": meta, "status": status})
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(add, range(count)))
         last = f"/api/v1/nodes/{prefix}-{count - 1:05d}"
 
         def ready() -> bool:

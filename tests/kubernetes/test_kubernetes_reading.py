@@ -166,9 +166,11 @@ def test_a_pod_on_a_silent_node_is_lost_once_it_cannot_come_back(
 
 def test_members_that_end_for_anothers_sake_are_cancelled_and_the_other_is_not() -> None:
     others = (pod(0, code=143, deleted=11, grace=2), pod(1, code=7), pod(2, phase="Pending", deleted=11, node=None))
-    seen = read(job(3, failed="PodFailurePolicy"), *others)
+    same_second = pod(3, code=1, deleted=12, grace=2)
+    seen = read(job(4, failed="PodFailurePolicy"), *others, same_second)
 
-    assert [(m.exit_code, m.cause) for m in seen] == [(-15, Cause.CANCELLED), (7, None), (None, Cause.CANCELLED)]
+    cancelled = Cause.CANCELLED
+    assert [(m.exit_code, m.cause) for m in seen] == [(-15, cancelled), (7, None), (None, cancelled), (1, cancelled)]
 
 
 def test_what_is_not_there_is_told_by_the_job() -> None:

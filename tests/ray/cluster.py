@@ -120,7 +120,7 @@ class Cluster:
                 time.sleep(0.1)
 
     def holds(self, package: str) -> bool:
-        """Whether the head has the package; asking keeps one that is there for 5 s more."""
+        """Whether the head has the package; asking keeps one that is there for 20 s more."""
         answer = httpx.get(f"{self.address}/api/packages/gcs/{package}", trust_env=False, timeout=20)
         return answer.status_code == 200
 
@@ -163,7 +163,7 @@ class Cluster:
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_failure_threshold": "4",
-            "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "5",
+            "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "20",
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.raylets[name] = subprocess.Popen(

@@ -232,7 +232,7 @@ def test_a_lease_that_is_forgotten_leaves_nothing_but_its_end_and_its_log(
         time.sleep(0.5)
 
     assert not any(job.id in name for name in backend.head.jobs()[0])
-    time.sleep(8)  # Ray lets go of a package some time after its last use; cluster.py makes that 5 s
+    time.sleep(23)  # Ray lets go of a package some time after its last use; cluster.py makes that 20 s
     assert not any(ray_cluster.holds(package) for package in packages)
     assert gone(f": {tmp_path.name};")
     assert len(packages) == 2

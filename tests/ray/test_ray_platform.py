@@ -48,7 +48,7 @@ class Zone:
         with self.services.database.read() as tx:
             return str(tx.execute(select(jobs.c.state).where(jobs.c.id == job)).scalar_one())
 
-    def until(self, holds: Callable[[], bool], seconds: float = 90) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         end, looked = time.monotonic() + seconds, 0.0
         while not holds():
             assert time.monotonic() < end, [(row["id"], row["state"], row["cause"]) for row in self.rows(jobs)]

@@ -56,7 +56,9 @@ def hold(platform: Platform, *places: str) -> None:
     """An open lease on these places."""
     job = platform.submit("held", job_text("held"))
     with platform.database.write() as tx:
-        row: dict[str, Any] = {column.name: 1 for column in leases.c if not column.nullable and column.server_default is None}
+        row: dict[str, Any] = {
+            column.name: 1 for column in leases.c if not column.nullable and column.server_default is None
+        }
         row |= {column.name: "x" for column in leases.c if not column.nullable and "VARCHAR" in str(column.type)}
         row |= {"id": f"{job}.1", "job": job, "pool": "east-h800"}
         tx.execute(insert(leases).values(**row))

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0011"
+compatible_from = "0009"
 down_revision = "0010"
 
 
