@@ -51,8 +51,13 @@ class Packing:
         self._waste_of = np.zeros(len(models), dtype=np.int64)
         self._kept: OrderedDict[MemberShape, Kept] = OrderedDict()
 
-    def scores(self, shape: MemberShape, columns: NodeColumns, allowed: npt.NDArray[np.bool_] | None = None) -> Kept:
-        """score and device (the best place of a share) of every allowed row; rows not allowed may be out of date."""
+    def scores(
+        self, shape: MemberShape, columns: NodeColumns, allowed: npt.NDArray[np.bool_] | Ints | None = None
+    ) -> Kept:
+        """score and device (the best place of a share) of every allowed row; rows not allowed may be out of date.
+
+        allowed: of each row whether it is, or the rows, ascending; None: all.
+        """
         kept = self._kept.get(shape)
         if kept is None:
             n = len(columns.ids)
@@ -62,10 +67,13 @@ class Packing:
                 self._kept.popitem(last=False)
         else:
             self._kept.move_to_end(shape)
-        stale = kept.stamp != columns.stamp
-        if allowed is not None:
-            stale &= allowed
-        rows = stale.nonzero()[0]
+        if allowed is None or allowed.dtype == np.bool_:
+            stale = kept.stamp != columns.stamp
+            if allowed is not None:
+                stale &= allowed
+            rows = stale.nonzero()[0]
+        else:
+            rows = allowed[kept.stamp[allowed] != columns.stamp[allowed]]
         if len(rows):
             full, cpu, memory, stamp = columns.by_row[:, rows]
             kept.score[rows] = -np.inf

@@ -61,10 +61,8 @@ def _place_one(
     score: npt.NDArray[np.float64],
     device: Ints,
 ) -> tuple[Candidate, Placement]:
-    if len(ways) == len(work.zone.pools):
-        row = int(score.argmax())
-    else:
-        row = int(np.where(work.zone.mask([way.number for way, _ in ways]), score, -np.inf).argmax())
+    rows = work.zone.within(sorted({way.number for way, _ in ways}))
+    row = int(rows[score[rows].argmax()])
     number = int(work.zone.pool_of[row])
     way, one = next(both for both in ways if both[0].number == number)
     return one, _start(job, way, work, [row], device)

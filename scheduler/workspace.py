@@ -115,7 +115,7 @@ class Workspace:
         if self._scored is not None and self._scored[0] is shape and self._scored[1] >= numbers:
             kept = self._scored[2]
         else:
-            kept = self.packing.scores(shape, self.columns, self.zone.mask(sorted(numbers)))
+            kept = self.packing.scores(shape, self.columns, self.zone.within(sorted(numbers)))
             self._scored = (shape, numbers, kept)
         if self.closing is None:
             return kept.score, kept.device
@@ -129,8 +129,7 @@ class Workspace:
         for shape in (first,) if one else dict.fromkeys(way.shape for way in ways):
             alike = ways if one else [way for way in ways if way.shape == shape]
             score, _ = self.score(alike, job)
-            open_ = (score > -np.inf).nonzero()[0]
-            counts = np.bincount(self.zone.pool_of[open_], minlength=len(self.zone.pools) + 1).tolist()
+            counts = {n: np.count_nonzero(score[self.zone.rows[n]] > -np.inf) for n in {way.number for way in alike}}
             found += [way for way in alike if counts[way.number] >= least]
         return found if one else [way for way in ways if way in found]
 

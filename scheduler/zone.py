@@ -131,6 +131,7 @@ class Zone:
         self._sizes: dict[tuple[int, int, str | None], int] = {}
         self._parts: dict[tuple[int, str], tuple[Ints, ...]] = {}
         self._ways: dict[JobClass, tuple[Way, ...]] = {}
+        self._within: dict[tuple[int, ...], Ints] = {}
         self._masks: dict[tuple[int, ...], npt.NDArray[np.bool_]] = {}
         self._packing: tuple[tuple[MixShape, ...], Packing] | None = None
         self._domains: Mapping[str, Ints] | None = None
@@ -197,6 +198,15 @@ class Zone:
                 mask[self.rows[number]] = True
             self._masks[key] = mask
         return self._masks[key]
+
+    def within(self, numbers: Sequence[int]) -> Ints:
+        """Rows of these pools, ascending."""
+        if len(numbers) == 1:
+            return self.rows[numbers[0]]
+        key = tuple(numbers)
+        if key not in self._within:
+            self._within[key] = np.sort(np.concatenate([self.rows[number] for number in key]))
+        return self._within[key]
 
     def domains(self) -> Mapping[str, Ints]:
         """By level of topology, the domain of every row; -1 where nobody has told."""
