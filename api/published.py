@@ -21,6 +21,7 @@ from fastapi import Request, Response
 from sqlalchemy import Connection, func, select
 
 from api import queries
+from metering.evidence_pools import changes_at
 from metering.offer import capacity_of
 from metering.schema import facts
 from scheduler.clock import from_ms, to_ms
@@ -108,8 +109,8 @@ class Published:
         return self._kept
 
     def _until(self, tx: Connection, now: datetime) -> datetime | None:
-        """No later than when the listings next change by themselves: a dated fact or parameter begins or ends, or a node
-        has been silent for so long that its devices count as free no more."""
+        """No later than when the listings next change by themselves: a dated fact or parameter begins or ends, evidence runs
+        out, or a node has been silent for so long that its devices count as free no more."""
         at = to_ms(now)
         edges = [from_ms(edge) for edge in _fact_edges(tx, at)]
         silent = SILENT_AFTER // timedelta(milliseconds=1)
@@ -118,6 +119,8 @@ class Published:
         ).scalar()
         if oldest is not None:
             edges.append(from_ms(oldest + silent + 1))
+        if (soon := changes_at(tx, now)) is not None:
+            edges.append(soon)
         edges += [edge for edge in self._edges if edge > now]
         return min(edges, default=None)
 

@@ -107,6 +107,9 @@ class Services:
     def close(self) -> None:
         """Everything this process holds is let go."""
         self.resign()
+        for backend in self.backends.values():
+            if (close := getattr(backend, "close", None)) is not None:
+                close()
         self.database.close()
 
 

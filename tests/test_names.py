@@ -44,7 +44,9 @@ def test_every_module_of_a_plug_in_folder_is_registered_and_loads(group: str, pa
     registered = {point.module.rsplit(".", 1)[1] for point in points.values() if point.module.startswith(package)}
 
     assert registered <= modules
-    parts = {name for name in modules - registered if name.rsplit("_", 1)[0] in points}  # kubernetes_api is of kubernetes
+    parts = {
+        name for name in modules - registered if name.rsplit("_", 1)[0] in points
+    }  # kubernetes_api is of kubernetes
     assert modules - registered - parts <= {"shim", "confinement"}, "what members run beside is not a plug-in"
     for point in points.values():
         assert point.load() is not None

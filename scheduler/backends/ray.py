@@ -83,7 +83,9 @@ class RayBackend:
         catalog = load_catalog()
         for word, model in (models or {}).items():
             if model not in catalog:
-                raise ValueError(f"models: {word}: {model!r} is not in the catalogue; nearest: {catalog.nearest(model)}")
+                raise ValueError(
+                    f"models: {word}: {model!r} is not in the catalogue; nearest: {catalog.nearest(model)}"
+                )
         for field, word in (("cluster", cluster), ("owner", owner)):
             if not SAFE.fullmatch(word):
                 near = re.sub(r"[^A-Za-z0-9_.-]", "-", word) or "ray"
@@ -251,9 +253,7 @@ class RayBackend:
     def _ray_name(self, node: str) -> str:
         return node.removeprefix(f"{self.cluster}.")
 
-    def _resources(
-        self, ranks: Sequence[Mapping[str, Any]], model: str
-    ) -> dict[int, tuple[Devices, int]] | Refusal:
+    def _resources(self, ranks: Sequence[Mapping[str, Any]], model: str) -> dict[int, tuple[Devices, int]] | Refusal:
         """What each rank takes of its node, ranks whose node is gone left out; a Refusal where it has no such chips."""
         rows = {row["node_name"]: row for row in self.head.nodes() if row["state"] == "ALIVE"}
         found = {}

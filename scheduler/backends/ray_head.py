@@ -142,9 +142,10 @@ class Head:
         """
         query = {"node_id": node, "filename": name, "lines": "-1"}
         found = bytearray()
-        with self._guarded(), self._client.stream(
-            "GET", "/api/v0/logs/file", params=query, headers=self._headers()
-        ) as answer:
+        with (
+            self._guarded(),
+            self._client.stream("GET", "/api/v0/logs/file", params=query, headers=self._headers()) as answer,
+        ):
             if answer.status_code != 200:
                 return None
             passed = 0

@@ -34,7 +34,9 @@ class Records:
         """The record is whole and on the disk, or as it was before."""
         path = self.root / f"{lease}.json"
         partial = self.root / f".{lease}.{os.getpid()}"
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as stream:
+        with open(
+            os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8"
+        ) as stream:
             json.dump(record, stream)
             stream.flush()
             os.fsync(stream.fileno())

@@ -1,4 +1,4 @@
-"""The rights that docs/kubernetes.md asks for are enough for a whole lease and for finding nodes, and none is too many."""
+"""The rights that docs/kubernetes.md asks for are enough for a whole lease and for finding nodes, and open nothing else."""
 
 from __future__ import annotations
 

@@ -37,7 +37,11 @@ JSON = st.recursive(
 MEMBERS = st.lists(
     st.fixed_dictionaries(
         {"phase": st.sampled_from(["starting", "running", "exited", "lost"]), "started_ms": st.integers(0, 2**41)},
-        optional={"ended_ms": st.integers(0, 2**41), "exit_code": st.integers(-64, 255), "cause": st.sampled_from(Cause)},
+        optional={
+            "ended_ms": st.integers(0, 2**41),
+            "exit_code": st.integers(-64, 255),
+            "cause": st.sampled_from(Cause),
+        },
     ),
     min_size=1,
     max_size=5,
@@ -159,7 +163,11 @@ def test_bad_options_name_themselves_and_the_nearest(field: str, options: dict[s
     ("row", "models", "expected"),
     [
         (node(), {}, None),
-        (node(resources_total={"GPU": 8.0, "accelerator_type:H100": 1.0}), {}, Devices(resource="GPU", model="H100", count=8)),
+        (
+            node(resources_total={"GPU": 8.0, "accelerator_type:H100": 1.0}),
+            {},
+            Devices(resource="GPU", model="H100", count=8),
+        ),
         (
             node(resources_total={"GPU": 2.0}, labels={"ray.io/accelerator-type": "A100-40G"}),
             {},

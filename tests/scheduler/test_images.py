@@ -82,7 +82,10 @@ def test_each_of_two_jobs_starts_in_the_pool_of_its_kind(name: str) -> None:
     found = zone(pool(Images.NONE), pool(Images.REQUIRED), jobs=(job("cuda", name="with"), job(name="without")))
     decided = plan(found, load_policy(name))
 
-    assert {one.job: one.placement.pool for one in decided.launches} == {"with": "H800-required", "without": "H800-none"}
+    assert {one.job: one.placement.pool for one in decided.launches} == {
+        "with": "H800-required",
+        "without": "H800-none",
+    }
 
 
 def test_where_no_pool_is_of_its_kind_it_says_so_and_counts_the_nodes() -> None:
