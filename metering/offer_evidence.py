@@ -29,7 +29,8 @@ def evidence_of(
     """{level, devices_by_level, asked, allows, billed_as, register} of a pool. levels: its devices at L0, L1, … (evidence_pools.py).
 
     level: of the least shown device, None without devices. allows: by use, true or false; None where there is no device, and for the
-    domestic rate of what the register does not call domestic. billed_as: the origin that a quote reckons with now.
+    domestic rate and the domestic-server subsidy (clause 2.1.2) of what the register does not call domestic. billed_as: the
+    origin that a quote reckons with now.
     """
     asked = {use: level_asked(policy, key, now) for use, key in ASKED.items()}
     verdict, _ = register.origin(pool["vendor"], pool["model"], now)
@@ -40,7 +41,7 @@ def evidence_of(
     }
     below = verdict is Origin.DOMESTIC and allows["domestic_rate"] is False
     if verdict is not Origin.DOMESTIC:
-        allows["domestic_rate"] = None
+        allows["domestic_rate"] = allows["subsidy"] = None
     return {
         "level": lowest,
         "devices_by_level": {str(level): count for level, count in enumerate(levels) if count},
