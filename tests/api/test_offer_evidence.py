@@ -56,7 +56,7 @@ def answer_all(service: Service) -> None:
         (ASCEND, (0, 0, 1, 7), JANUARY, 2, (True, False, False), "undetermined"),
         (ASCEND, (), JANUARY, None, (None, None, None), "domestic"),
         (ASCEND | {"source": "simulated"}, (8,), JANUARY, 0, (True, True, True), "domestic"),
-        (H800, (0, 8), JANUARY, 1, (True, None, False), "foreign"),
+        (H800, (0, 8), JANUARY, 1, (True, None, None), "foreign"),
         (ASCEND, (8,), datetime(2026, 6, 1, tzinfo=UTC), 0, (True, True, True), "domestic"),
     ],
 )

@@ -63,8 +63,7 @@ def simulated_harness(_: Path) -> Harness:
 
 def kubernetes_harness(_: Path) -> Harness:
     """Real processes behind a real API server; skips where the control plane is not built."""
-    from tests.kubernetes.harness import contract
-
+    contract = pytest.importorskip("tests.kubernetes.harness", reason="only the contracts are here").contract
     fresh, close = contract()
     return Harness(backend=fresh(), restarted=fresh, pass_time=lambda: time.sleep(0.02), real=True, close=close)
 
