@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("embedded")
 PERIOD_S = 2.0
+ASK_AGAIN_EVERY = 15  # beats until a node that could not sign tries again
 SAMPLE_EVERY = 5  # heartbeats per reading: readings are for looking at, and are kept
 
 
@@ -110,24 +111,33 @@ class EmbeddedAgents:
         self.assignments.mkdir(exist_ok=True)
         self._agents: dict[str, Agent] = {}
         self._witnesses: list[Witness] = []
+        self._unsworn: set[str] = set()  # nodes whose agents sign nothing yet
         self._beats = 0
 
     def beat(self) -> None:
         """Every simulated node is heard from, what holds its devices is signed, and they are read."""
         now = self.services.clock.now()
         for node, model, count in self._declared():
-            if node not in self._agents:
-                declaration = Declaration(node=node, model=model, count=count)
-                adapter = Simulated((declaration,), assignments_dir=self.assignments, catalog=self.services.catalog)
-                witness = witness_of(self.services, node, self.assignments)
-                if witness is not None:
-                    self._witnesses.append(witness)
-                self._agents[node] = Agent(node, [adapter], LocalPush(self.services), self.assignments, witness=witness)
+            again = node in self._unsworn and self._beats % ASK_AGAIN_EVERY == 0
+            if node not in self._agents or again:
+                self._agents[node] = self._agent_of(node, model, count)
             self._agents[node].beat(now)
             self._agents[node].attest()
             if self._beats % SAMPLE_EVERY == 0:
                 self._agents[node].sample(now)
         self._beats += 1
+
+    def _agent_of(self, node: str, model: str, count: int) -> Agent:
+        """The node's agent. One without a witness is made anew later: a loop that was frozen keeps its spools for a while."""
+        declaration = Declaration(node=node, model=model, count=count)
+        adapter = Simulated((declaration,), assignments_dir=self.assignments, catalog=self.services.catalog)
+        witness = witness_of(self.services, node, self.assignments)
+        if witness is None:
+            self._unsworn.add(node)
+        else:
+            self._unsworn.discard(node)
+            self._witnesses.append(witness)
+        return Agent(node, [adapter], LocalPush(self.services), self.assignments, witness=witness)
 
     def _declared(self) -> list[tuple[str, str, int]]:
         query = (
@@ -157,8 +167,11 @@ class EmbeddedAgents:
             self._witnesses.pop().close()
 
     def start(self, stop: threading.Event) -> threading.Thread:
-        """A first beat now, then a thread of its own."""
-        self.beat()
+        """A first beat now, then a thread of its own, also where the first one fails: the database may be away just then."""
+        try:
+            self.beat()
+        except Exception:
+            log.exception("beat_failed")
         thread = threading.Thread(target=self.run, args=(stop,), name="embedded agents", daemon=True)
         thread.start()
         return thread

@@ -107,6 +107,9 @@ class Loop:
             return self._attend(row, spent)
         except OperationalError:
             raise  # the database is away: that is everybody's
+        except ConnectionError as problem:  # its engine is away, so nothing is known of the lease
+            log.warning("engine_away", backend=row["backend"], lease=row["id"], problem=str(problem))
+            return []
         except Exception:
             log.exception("lease_failed", lease=row["id"])
             return []

@@ -152,10 +152,12 @@ def _assemble(settings: Settings) -> Services:
     from filelock import Timeout
     from sqlalchemy.exc import OperationalError
 
+    from api.logs import write_plainly
     from api.migrations import SchemaNewer
     from api.wiring import WrongKey, WrongLedger, assemble
     from scheduler.cluster_file import ClusterFileError
 
+    write_plainly()
     try:
         return assemble(settings)
     except SchemaNewer as problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from adapters.spool import Spool
 from adapters.witness import KEY, SPOOL, Host, Witness, load_key
 from api.commands.agent import ENROLLED, enrol_key, witness_of
 from api.commands.console import Failure
-from api.embedded import EmbeddedAgents
+from api.embedded import ASK_AGAIN_EVERY, EmbeddedAgents
 from api.push import HttpPush, PushRefused
 from metering import audit_events, enrolment
 from metering.events import metered_of
@@ -113,6 +114,35 @@ def test_a_node_that_cannot_sign_is_still_heard_from(service: Service, how: str)
 
 
 # --- on its own -----------------------------------------------------------------------------------
+
+
+def test_agents_whose_spools_a_frozen_loop_still_has_sign_when_it_lets_go(service: Service) -> None:
+    taken = Spool(service.services.settings.data_dir / "agents" / NODE / SPOOL)
+    agents = EmbeddedAgents(service.services)
+    write_assignment(agents.assignments, Assignment(allocation="job_a.1", devices=(devices_of(service)[0],)))
+    agents.beat()
+    assert shown(service) == []
+    taken.close()
+    for _ in range(ASK_AGAIN_EVERY):
+        agents.beat()
+    agents.close()
+
+    assert shown(service) == ["started:0"]
+
+
+def test_agents_whose_first_beat_fails_beat_all_the_same(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents, beats, stop = EmbeddedAgents(service.services), [], threading.Event()
+
+    def beat() -> None:
+        beats.append(len(beats))
+        if len(beats) == 1:
+            raise OSError("the database is away")
+        stop.set()
+
+    monkeypatch.setattr(agents, "beat", beat)
+    agents.start(stop).join(30)
+
+    assert beats == [0, 1]
 
 
 def test_a_host_enrols_its_key_with_a_code_and_sends_what_it_signs(service: Service, tmp_path: Path) -> None:

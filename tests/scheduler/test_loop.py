@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from structlog.testing import capture_logs
 
 from metering.audit import audit
 from metering.schema import accounts, holds, settlement_lines, settlements
@@ -265,3 +266,22 @@ def test_the_audit_holds_while_jobs_run_and_wait(platform: Platform, tmp_path: P
     report = audit(tmp_path / "yisuan.db")
     assert report.ok, [finding for finding in report.laws if not finding.ok]
     assert sum(1 for row in platform.rows(holds) if row["state"] == "held") == 2
+
+
+def test_an_engine_that_is_away_is_told_in_a_line_and_asked_again(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = platform.submit("a", job_text())
+    platform.loop.tick()
+
+    def away(*_: object) -> None:
+        raise ConnectionError("head: no route")
+
+    with monkeypatch.context() as patched, capture_logs() as said:
+        patched.setattr(platform.backend, "observe", away)
+        platform.loop.tick()
+    told = [(line["event"], line["log_level"], line.get("problem"), "exc_info" in line) for line in said]
+    assert told == [("engine_away", "warning", "head: no route", False)]
+    assert platform.state(job) == "STARTING"
+    platform.loop.tick()
+    assert platform.state(job) == "RUNNING"
