@@ -53,13 +53,14 @@ def ending_of(lease: Mapping[Any, Any], seen: Observation) -> Ending:
     bad = [m.exit_code for m in seen.members if m.exit_code != 0]
     code = bad[0] if bad else 0
     recorded = {m.cause for m in seen.members if m.cause is not None}
+    own = [m.exit_code for m in seen.members if m.cause is None and m.exit_code != 0]
     if Cause.TIME_LIMIT in recorded:
         return Ending(cause=Cause.TIME_LIMIT, event=Event.TIME_LIMIT, exit_code=code)
-    if Cause.CANCELLED in recorded and lease["stop_cause"] != Cause.EXITED.value:
+    unasked = lease["stop_cause"] is None and bool(own)  # the backend itself ends the others where a member fails
+    if Cause.CANCELLED in recorded and lease["stop_cause"] != Cause.EXITED.value and not unasked:
         cause = Cause(lease["stop_cause"]) if lease["stop_cause"] else Cause.CANCELLED
         return Ending(cause=cause, event=_EVENTS.get(cause, Event.CANCELLED), exit_code=code)
-    if lease["stop_cause"] == Cause.EXITED.value:  # a member failed by itself; the others were stopped for it
-        own = [m.exit_code for m in seen.members if m.cause is None and m.exit_code != 0]
+    if lease["stop_cause"] == Cause.EXITED.value or unasked:  # a member failed by itself; the others were stopped for it
         code = own[0] if own else code
     return Ending(cause=Cause.EXITED, event=Event.EXITED_ZERO if code == 0 else Event.EXITED_NONZERO, exit_code=code)
 

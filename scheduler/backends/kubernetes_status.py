@@ -250,8 +250,15 @@ class _Look:
         return found
 
     def _deadline(self) -> bool:
-        conditions = (_condition(self.job, kind) for kind in ("FailureTarget", "Failed")) if self.job else ()
-        return any(c is not None and c.get("reason") == "DeadlineExceeded" for c in conditions)
+        """The Job ran out of its own time. A stop sets its deadline to now (kubernetes.py): one that comes before the limit is
+        the stop's, by the cluster's clock alone."""
+        job = self.job or {}
+        found = (_condition(job, kind) for kind in ("FailureTarget", "Failed"))
+        at = [_at(c["lastTransitionTime"]) for c in found if c is not None and c.get("reason") == "DeadlineExceeded"]
+        if not at or self.stop is None:
+            return bool(at)
+        started, limit = job.get("status", {}).get("startTime"), _annotations(job).get(LIMIT)
+        return started is not None and limit is not None and to_ms(min(at)) - to_ms(_at(started)) >= int(limit)
 
 
 def _failed_by_itself(pod: Mapping[str, Any], failing: datetime | None) -> bool:

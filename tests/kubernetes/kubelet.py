@@ -134,10 +134,15 @@ class Kubelet:
                     continue
                 with contextlib.suppress(httpx.HTTPError):
                     self._renew(name)
-                    if name in silent:
+                    if name in silent or not self._is_ready(name):
                         self._register(name)
                         silent.discard(name)
             self._closed.wait(BEAT_S)
+
+    def _is_ready(self, name: str) -> bool:
+        """False also where the cluster had given the node up while its API server was away."""
+        conditions = self.plane.get(f"/api/v1/nodes/{name}")["status"].get("conditions", [])
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def _renew(self, name: str) -> None:
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -156,6 +161,8 @@ class Kubelet:
                 listed = self.plane.get("/api/v1/pods")
                 for pod in listed["items"]:
                     self._attend(pod)
+                for uid in set(self._seen) - {pod["metadata"]["uid"] for pod in listed["items"]}:
+                    self._forget(uid)  # deleted while nobody watched
                 query = {
                     "watch": "1",
                     "resourceVersion": listed["metadata"]["resourceVersion"],

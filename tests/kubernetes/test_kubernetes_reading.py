@@ -17,6 +17,7 @@ from scheduler.backends.kubernetes import KubernetesBackend
 from scheduler.backends.kubernetes_nodes import devices_of, found_nodes, quantity
 from scheduler.backends.kubernetes_objects import (
     INDEX,
+    LIMIT,
     NAME_MAX,
     STOP,
     Settings,
@@ -171,6 +172,18 @@ def test_members_that_end_for_anothers_sake_are_cancelled_and_the_other_is_not()
 
     cancelled = Cause.CANCELLED
     assert [(m.exit_code, m.cause) for m in seen] == [(-15, cancelled), (7, None), (None, cancelled), (1, cancelled)]
+
+
+def test_a_deadline_that_a_stop_has_set_is_not_the_job_s_time_limit() -> None:
+    """After an outage the controller ends the others for the failed member, and our stop comes on top of it."""
+    body = job(2, failed="DeadlineExceeded", stop=STOPPED)
+    body["metadata"]["annotations"][LIMIT] = "3600000"
+    body["status"]["startTime"] = at(0)
+    members = (pod(0, code=143, ended=4, deleted=5, grace=2), pod(1, code=3, ended=1))
+    assert [(m.exit_code, m.cause) for m in read(body, *members)] == [(-15, Cause.CANCELLED), (3, None)]
+
+    body["metadata"]["annotations"][LIMIT] = "20000"  # it failed at 20 s, which is its limit
+    assert [(m.exit_code, m.cause) for m in read(body, *members)] == [(-15, Cause.TIME_LIMIT), (3, None)]
 
 
 def test_what_is_not_there_is_told_by_the_job() -> None:

@@ -86,6 +86,9 @@ def test_members_of_different_boots_are_not_comparable() -> None:
         ([member(code=0)], "cancelled", Cause.EXITED, Event.EXITED_ZERO, 0),
         ([member(code=-9, cause=Cause.TIME_LIMIT)], None, Cause.TIME_LIMIT, Event.TIME_LIMIT, -9),
         ([member(code=5), member(1, code=-15, cause=Cause.CANCELLED)], "exited", Cause.EXITED, Event.EXITED_NONZERO, 5),
+        # on Kubernetes the others are ended for it before the loop asks
+        ([member(code=-15, cause=Cause.CANCELLED), member(1, code=3)], None, Cause.EXITED, Event.EXITED_NONZERO, 3),
+        ([member(code=0), member(1, code=-15, cause=Cause.CANCELLED)], None, Cause.CANCELLED, Event.CANCELLED, -15),
         ([member(phase=MemberPhase.LOST, exit_code=None)], None, Cause.NODE_FAIL, Event.NODE_FAILED, None),
         ([member(code=3), member(1, phase=MemberPhase.LOST)], None, Cause.NODE_FAIL, Event.NODE_FAILED, None),
     ],
