@@ -20,6 +20,7 @@ from adapters.registry import load_adapter
 from api.app import create_app
 from api.auth import mint_key, principal_of_key
 from api.embedded import EmbeddedAgents, LocalPush, witness_of
+from api.logs import write_plainly
 from api.settings import Settings
 from api.wiring import Services, build
 from scheduler import places
@@ -119,6 +120,7 @@ class Running:
 @contextmanager
 def run_service(data_dir: Path, port: int) -> Iterator[Running]:
     """The platform is up inside the block, on this port or, where that is taken, on a free one."""
+    write_plainly()
     port = _free_port(port)
     settings = Settings(
         data_dir=data_dir,

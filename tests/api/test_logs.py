@@ -29,8 +29,9 @@ def test_a_traceback_tells_no_local_variables(capsys: pytest.CaptureFixture[str]
         connect(secret)
     except ConnectionError:
         structlog.get_logger("test").exception("tick_failed", job="job_1")
-    said = capsys.readouterr().out
+    printed, said = capsys.readouterr()
 
+    assert printed == "", "what a command prints is for programs"
     assert "tick_failed" in said
     assert "job_1" in said
     assert "no server for a password of 7 letters" in said

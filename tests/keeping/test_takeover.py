@@ -57,6 +57,8 @@ def plane() -> Iterator[Plane]:
 def elect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], tuple[Database, Election]]]:
     """A process more on the same database, each time it is called; all of the same kind."""
     kind, number, made = request.param, next(NAMES), []
+    if kind == "lease":
+        pytest.importorskip("kubernetes", reason="no Kubernetes client: install yisuan[kubernetes]")
     url = request.getfixturevalue("postgres_url") if kind == "advisory" else _sqlite(tmp_path)
     api = ClusterApi(str(request.getfixturevalue("plane").kubeconfig)) if kind == "lease" else None
 
