@@ -60,7 +60,9 @@ def ending_of(lease: Mapping[Any, Any], seen: Observation) -> Ending:
     if Cause.CANCELLED in recorded and lease["stop_cause"] != Cause.EXITED.value and not unasked:
         cause = Cause(lease["stop_cause"]) if lease["stop_cause"] else Cause.CANCELLED
         return Ending(cause=cause, event=_EVENTS.get(cause, Event.CANCELLED), exit_code=code)
-    if lease["stop_cause"] == Cause.EXITED.value or unasked:  # a member failed by itself; the others were stopped for it
+    if (
+        lease["stop_cause"] == Cause.EXITED.value or unasked
+    ):  # a member failed by itself; the others were stopped for it
         code = own[0] if own else code
     return Ending(cause=Cause.EXITED, event=Event.EXITED_ZERO if code == 0 else Event.EXITED_NONZERO, exit_code=code)
 
