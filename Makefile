@@ -3,7 +3,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray test-kubernetes test-all check bench mutants wheel-test screenshots clean
+.PHONY: help demo test test-ray test-kubernetes test-chart test-all check bench mutants wheel-test screenshots clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -35,7 +35,14 @@ test-kubernetes: $(VENV)/.engines $(JOBS)/.ready $(VENDOR)
 	@sh tests/kubernetes/build >&2
 	@YISUAN_ENGINES=kubernetes $(BIN)/python -m pytest tests/kubernetes tests/contracts/test_backend.py -k "kubernetes" $(TEST_ARGS)
 
-test-all: test test-ray test-kubernetes
+# The chart with the real helm, kubectl and promtool, on the same control plane.
+test-chart: $(VENV)/.engines $(JOBS)/.ready $(VENDOR)
+	@$(PIP) --python $(BIN)/python -r locks/chart.txt >&2
+	@sh tests/chart/tools >&2
+	@sh tests/kubernetes/build >&2
+	@$(BIN)/python -m pytest tests/chart $(TEST_ARGS)
+
+test-all: test test-ray test-kubernetes test-chart
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
