@@ -215,8 +215,12 @@ def test_a_cut_proxy_resets_what_is_open_and_refuses_what_comes() -> None:
                 assert _answer(one) == b"hello"
                 proxy.cut()
                 assert _answer(one) == b""
-            with _said(proxy) as other:
-                assert _answer(other) == b""
+            try:  # it may be reset before the connection is there, or after
+                with _said(proxy) as other:
+                    found = _answer(other)
+            except OSError:
+                found = b""
+            assert found == b""
             proxy.mend()
             with _said(proxy) as again:
                 assert _answer(again) == b"hello"
