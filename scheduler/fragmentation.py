@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ SLICE_WEIGHT = (
     0.5  # of the slice prices in the value of what is left; benchmarks/openb: 0.25 to 0.75 are alike, 1 is worse
 )
 BUCKETS = 64  # distinct CPU demands told apart at most; more are merged
+SHORT = 64  # rows: of fewer one reduction is quicker than three additions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,13 +88,22 @@ class Nodes:
     model: Ints
 
 
+def _sums(table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Of each row. Of eight columns by halves, which is the order, so to the bit the sum, of np.add.reduce and a fifth of its time."""
+    if table.shape[1] != 8 or len(table) < SHORT:
+        return np.asarray(np.add.reduce(table, axis=1))
+    four = table[:, 0::2] + table[:, 1::2]
+    two = four[:, 0::2] + four[:, 1::2]
+    return np.asarray(two[:, 0] + two[:, 1])
+
+
 def waste(tables: FragmentationTables, nodes: Nodes) -> Floats:
     """F of each node, thousandths of a device (less the worth of its slices)."""
     line = nodes.model * tables.idle.shape[1] + tables.bucket(nodes.cpu)
-    k = np.add.reduce(nodes.free == WHOLE, axis=1)
+    k = _sums((nodes.free == WHOLE).astype(np.int64))
     found: Floats = (
-        np.add.reduce(tables.device.ravel()[(line * (WHOLE + 1))[:, None] + nodes.free], axis=1)
-        + np.add.reduce(nodes.free, axis=1) * tables.idle.ravel()[line]
+        _sums(tables.device.ravel().take((line * (WHOLE + 1))[:, None] + nodes.free))
+        + _sums(nodes.free) * tables.idle.ravel().take(line)
         - WHOLE * k * tables.whole.reshape(-1, tables.whole.shape[2])[line, k]
     )
     return found
@@ -108,14 +119,14 @@ def gain(
     line = base + tables.bucket(nodes.cpu - cpu)
     device, first, per = tables.device.ravel(), line * (WHOLE + 1), tables.idle.ravel()
     whole = tables.whole.reshape(-1, tables.whole.shape[2])
-    worth = device[first[:, None] + nodes.free]
-    total, idle = np.add.reduce(worth, axis=1), np.add.reduce(nodes.free, axis=1)
+    worth = device.take(first[:, None] + nodes.free)
+    total, idle = _sums(worth), _sums(nodes.free)
     full = nodes.free == WHOLE
-    k = np.add.reduce(full, axis=1)
-    per_idle = per[line]
+    k = _sums(full.astype(np.int64))
+    per_idle = per.take(line)
     if before is None:
         now = base + tables.bucket(nodes.cpu)
-        held = np.add.reduce(device[(now * (WHOLE + 1))[:, None] + nodes.free], axis=1)
+        held = _sums(device.take((now * (WHOLE + 1))[:, None] + nodes.free))
         before = held + idle * per[now] - WHOLE * k * whole[now, k]
     if count == 0:
         return before - (total + idle * per_idle - WHOLE * k * whole[line, k]), np.zeros(len(k), dtype=np.int64)
@@ -126,11 +137,10 @@ def gain(
         return np.where(k >= count, before - after, -np.inf), np.zeros(len(k), dtype=np.int64)
     can = nodes.free >= share
     rest = np.where(can, nodes.free - share, 0)
-    left = k[:, None] - full
-    after = (
-        total[:, None] - worth + device[first[:, None] + rest]
-        + ((idle - share) * per_idle)[:, None] - WHOLE * left * whole[line[:, None], left]
-    )  # fmt: skip
+    left = (line * whole.shape[1] + k)[:, None] - full  # of each device: R of what is wholly free then
+    kept = WHOLE * (k[:, None] - full) * whole.ravel().take(left)
+    after = (total[:, None] - worth + device.take(first[:, None] + rest)
+             + ((idle - share) * per_idle)[:, None] - kept)  # fmt: skip
     each = np.where(can, before[:, None] - after, -np.inf)
     best = each.argmax(axis=1)
     return each[np.arange(len(best)), best], best

@@ -73,28 +73,28 @@ class Packing:
                 stale &= allowed
             rows = stale.nonzero()[0]
         else:
-            rows = allowed[kept.stamp[allowed] != columns.stamp[allowed]]
+            rows = allowed.compress(kept.stamp.take(allowed) != columns.stamp.take(allowed))
         if len(rows):
-            full, cpu, memory, stamp = columns.by_row[:, rows]
+            full, cpu, memory, stamp = columns.by_row.take(rows, axis=1)
             kept.score[rows] = -np.inf
             kept.stamp[rows] = stamp
-            able = columns.usable[rows] & (cpu >= shape.cpu) & (memory >= shape.memory)
+            able = columns.usable.take(rows) & (cpu >= shape.cpu) & (memory >= shape.memory)
             if shape.share >= WHOLE:
                 able &= full >= shape.count
-            rows = rows[able]
+            rows = rows.compress(able)
             if len(rows):
                 self._score(shape, columns, rows, kept)
         return kept
 
     def _score(self, shape: MemberShape, columns: NodeColumns, rows: Ints, kept: Kept) -> None:
-        free = columns.free[rows].astype(np.int64)
+        free = columns.free.take(rows, axis=0).astype(np.int64)
         if free.size and free.min() < 0:
             np.maximum(free, 0, out=free)
-        nodes = Nodes(free, columns.cpu[rows], self.model[rows])
+        nodes = Nodes(free, columns.cpu.take(rows), self.model.take(rows))
         before = None
         mine = None
         if shape.firm is not None:
-            tenant = columns.tenant[rows]
+            tenant = columns.tenant.take(rows, axis=0)
             mine = (tenant == NOBODY) | (tenant == columns.firm(shape.firm))
         if mine is not None and not mine.all():
             # no share of this firm can go beside another's: to it that device is not there
@@ -102,14 +102,14 @@ class Packing:
         elif len(rows) > SHORT:
             before = self._before(columns, rows, nodes)
         better, device = gain(self.tables, nodes, before, shape.count, min(shape.share, WHOLE), shape.cpu)
-        kept.score[rows] = better - self.slope[rows]
+        kept.score[rows] = better - self.slope.take(rows)
         kept.device[rows] = device
 
     def _before(self, columns: NodeColumns, rows: Ints, nodes: Nodes) -> Floats:
         """F of these rows, kept by stamp: it is the same for every shape."""
-        stale = (self._waste_of[rows] != columns.stamp[rows]).nonzero()[0]
+        stale = (self._waste_of.take(rows) != columns.stamp.take(rows)).nonzero()[0]
         if len(stale):
             these = rows[stale]
             self._waste[these] = waste(self.tables, Nodes(nodes.free[stale], nodes.cpu[stale], nodes.model[stale]))
             self._waste_of[these] = columns.stamp[these]
-        return self._waste[rows]
+        return self._waste.take(rows)

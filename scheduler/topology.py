@@ -133,13 +133,13 @@ class _Rows:
         return self.domains(level) >= 0
 
     def domains(self, level: str) -> Ints:
-        """Of each row, its domain; each unknown one a negative number of its own."""
+        """Of each row, its domain; each unknown one a negative number of its own, the same in whatever order the rows come."""
         if level == "node":
             return self.rows
         given = self.given.get(level)
         if given is None:
-            return -1 - np.arange(len(self.rows), dtype=np.int64)
-        return np.where(given == UNKNOWN, -1 - np.arange(len(self.rows), dtype=np.int64), given)
+            return -1 - self.rows
+        return np.where(given == UNKNOWN, -1 - self.rows, given)
 
     def best(self, domain: Ints, among: Ints | None = None, wanted: int | None = None) -> int | None:
         """The domain that hosts `wanted` members at the lowest score, then with the least room left; None if none does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Flags = npt.NDArray[np.bool_]
 NO_QUOTAS = Quotas(())
 FEW_CLASSES = 4096  # of so few jobs only their own classes are looked at
+FEW_POOLS = 3  # of so few pools each is counted by itself, of more all rows at once
 OFFERS = 1024  # of candidates kept, by what jobs ask for and by terms
 LEVELS = 8  # instants at which rows of a pool close that are told apart when the whole queue is looked at
 
@@ -129,7 +130,12 @@ class Workspace:
         for shape in (first,) if one else dict.fromkeys(way.shape for way in ways):
             alike = ways if one else [way for way in ways if way.shape == shape]
             score, _ = self.score(alike, job)
-            counts = {n: np.count_nonzero(score[self.zone.rows[n]] > -np.inf) for n in {way.number for way in alike}}
+            numbers = {way.number for way in alike}
+            counts: Mapping[int, int] | Ints
+            if len(numbers) <= FEW_POOLS:
+                counts = {n: int(np.count_nonzero(score.take(self.zone.rows[n]) > -np.inf)) for n in numbers}
+            else:
+                counts = np.bincount(self.zone.pool_of.compress(score > -np.inf), minlength=len(self.zone.pools))
             found += [way for way in alike if counts[way.number] >= least]
         return found if one else [way for way in ways if way in found]
 

@@ -183,3 +183,13 @@ def test_the_smallest_group_that_has_enough() -> None:
     assert devices([5, 2, 3], (), 2) == (2, 3)
     with pytest.raises(TopologyError, match="links: 2 entries for device 5; nearest: one entry for each device"):
         devices([0, 5], [0, 0], 1)
+
+
+def test_among_nodes_of_unknown_domain_the_order_of_rows_has_no_meaning() -> None:
+    rows, room, unknown = np.arange(3), np.array([1, 0, 1]), np.full(3, -1)
+    equal = np.zeros(3, dtype=np.int64)
+    chosen = [
+        choose(rows[order], room[order], {"group": unknown}, 1, None, "group", equal)
+        for order in (slice(None), slice(None, None, -1))
+    ]
+    assert [None if one is None else one.tolist() for one in chosen] == [[2], [2]]
