@@ -14,6 +14,7 @@ import csv
 import json
 import random
 import resource
+import statistics
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -179,6 +180,7 @@ def measure_scale(nodes: int, jobs: int, *, ticks: int = 1000, seed: int = 1, po
     if out:
         out.close()
 
+    state, _ = step(state, changes, chosen)  # what the last plan launched runs
     gang, state, plan = _gang(state, chosen, nodes)
     explain = []
     for place in range(0, len(plan.waits), max(1, len(plan.waits) // 200)):
@@ -201,24 +203,28 @@ def measure_scale(nodes: int, jobs: int, *, ticks: int = 1000, seed: int = 1, po
         "ticks": ticks,
         "tick_ms": _percentiles(spent) if spent else None,
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "unschedulable_gang_ms": round(1000 * gang[0], 3),
+        "unschedulable_gang_ms": round(1000 * statistics.median(gang[0]), 3),
+        "unschedulable_gang_slowest_ms": round(1000 * max(gang[0]), 3),
         "unschedulable_gang": gang[1],
         "explain_ms": _percentiles(explain) if explain else None,
     }
 
 
-def _gang(state: State, policy: Any, nodes: int) -> tuple[tuple[float, str], State, Plan]:
-    """Seconds until a 512-device gang of more nodes than any pool has is refused with its reason, and the reason."""
+def _gang(state: State, policy: Any, nodes: int) -> tuple[tuple[list[float], str], State, Plan]:
+    """Seconds until a 512-device gang of more nodes than any pool has is refused with its reason, nine times, and the reason."""
     per_pool = nodes // len(MODELS) + 1
-    asked = WaitingJob(
-        id=JobId("gang"), name="gang", firm=FirmId("f0"), queue="q0", priority=Priority.HIGH, submitted_at=START,
-        nodes=max(LARGEST // PER_NODE, per_pool + 1), time_limit_ms=3_600_000, money=Money(),
-        request=Request(alternatives=(Alternative(text="H800:8", count=8, models=("H800",)),)),
-    )  # fmt: skip
-    began = time.perf_counter()
-    state, plan = step(state, [Set(asked)], policy)
-    wait = plan.waits.of(asked.id)  # type: ignore[attr-defined]
-    return (time.perf_counter() - began, wait.pending.code), state, plan
+    spent = []
+    for number in range(9):
+        asked = WaitingJob(
+            id=JobId(f"gang-{number}"), name="gang", firm=FirmId("f0"), queue="q0", priority=Priority.HIGH,
+            submitted_at=START, nodes=max(LARGEST // PER_NODE, per_pool + 1), time_limit_ms=3_600_000, money=Money(),
+            request=Request(alternatives=(Alternative(text="H800:8", count=8, models=("H800",)),)),
+        )  # fmt: skip
+        began = time.perf_counter()
+        after, plan = step(state, [Set(asked)], policy)
+        wait = plan.waits.of(asked.id)  # type: ignore[attr-defined]
+        spent.append(time.perf_counter() - began)
+    return (spent, wait.pending.code), after, plan
 
 
 def _write(writer: Any, tick: int, plan: Plan) -> None:
